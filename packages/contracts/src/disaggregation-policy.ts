@@ -1,0 +1,25 @@
+import type { Lifecycle } from './plugin.ts';
+
+/** What is known when the decode worker has been chosen. Reused by the host: do not keep. */
+export interface DisaggregationInput {
+  promptTokens: number;
+  /** Leading prompt tokens whose KV the chosen decode worker holds. */
+  overlapTokens: number;
+  /** Prefill workers that can take a request now. */
+  prefillWorkers: number;
+  /** Fewest prompt tokens waiting or running on any prefill worker. */
+  leastPrefillTokens: number;
+  /** Prompt tokens waiting or running on the chosen decode worker. */
+  decodePrefillTokens: number;
+}
+
+/** Decides per request whether the prompt is computed by a prefill worker (remote) or by the decode worker itself (local). */
+export interface DisaggregationPolicy extends Lifecycle {
+  readonly name: string;
+  /** Whether the decode hop is scored with credit for overlap. */
+  readonly creditsDecodeOverlap: boolean;
+  /** When no prefill worker is ready. Never silent: each use is counted and recorded. */
+  readonly whenNoPrefillWorker: 'local' | 'fail';
+  /** Must not throw or keep `input`. */
+  isRemote(input: DisaggregationInput): boolean;
+}

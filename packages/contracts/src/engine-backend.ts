@@ -1,0 +1,169 @@
+import type { ErrorData } from './errors.ts';
+import type { InferenceEnd, SamplingParams, StopParams, TokenSink } from './inference.ts';
+import type { KvEvent } from './kv-events.ts';
+import type { Lifecycle } from './plugin.ts';
+import type { WorkerRole } from './worker.ts';
+
+/** What an engine is; fixed once started. */
+export interface EngineInfo {
+  readonly modelFingerprint: string;
+  readonly vocabSize: number;
+  readonly maxModelTokens: number;
+  readonly blockSize: number;
+  readonly totalBlocks: number;
+  readonly maxSequences: number;
+  readonly maxBatchedTokens: number;
+}
+
+/** What an engine can do; fixed at create. */
+export interface EngineAbilities {
+  readonly roles: readonly WorkerRole[];
+  readonly roleChange: 'live' | 'restart' | 'none';
+  /** Who samples the first token of a disaggregated request. */
+  readonly firstToken: 'prefill' | 'decode';
+  /** Whether the decode leg may be submitted before prefill has ended. */
+  readonly legs: 'sequential' | 'concurrent';
+  /** Emits KV events for every change of its prefix cache. */
+  readonly kvEvents: boolean;
+  readonly maxTopLogprobs: number;
+}
+
+/**
+ * Where a decode leg finds the prompt's KV.
+ * `reservation`: blocks of this engine, reserved through the kv face and filled by the host; the first `readyTokens` prompt tokens are
+ * valid, the engine computes the rest (it has the tokens). `opaque`: the engine's own words for a remote lease, passed verbatim.
+ */
+export type KvSource =
+  | { readonly type: 'reservation'; readonly reservation: number; readonly readyTokens: number }
+  | { readonly type: 'opaque'; readonly params: Readonly<Record<string, unknown>> };
+
+export interface EngineRequest {
+  readonly id: string;
+  /** `full`: prefill and decode. `prefill`: compute the prompt, sample one token if firstToken is `prefill`, keep the KV under a lease. `decode`: KV comes by `kvSource`. */
+  readonly leg: 'full' | 'prefill' | 'decode';
+  /** Prompt, then output tokens generated before (elsewhere): `promptTokens` tells where the output begins. Owned by the engine from here on. */
+  readonly tokenIds: Int32Array;
+  readonly promptTokens: number;
+  /** Sequence hashes of the complete blocks of `tokenIds`, interleaved words; part of the request so that nobody hashes twice. */
+  readonly sequenceHashes: Int32Array;
+  /** Part of the hashes already; engines with own hashing (vLLM) pass it on. */
+  readonly cacheSalt: string;
+  readonly sampling: SamplingParams;
+  readonly stop: StopParams;
+  readonly choices: number;
+  readonly priority: number;
+  readonly kvSource: KvSource | undefined;
+  /** Prefill leg: how long the lease on the computed blocks lives without renewal. */
+  readonly leaseTtlMs: number;
+}
+
+/** What a prefill leg hands over. Plain data: it travels to the decode worker. */
+export interface PrefillHandover {
+  /** Lease on this engine's blocks; 0 when `params` carry the engine's own. */
+  readonly lease: number;
+  /** The prompt's blocks in order, the last one possibly partial. Block numbers of the prefill worker's arena. */
+  readonly blocks: Int32Array;
+  /** Prompt tokens whose KV is in those blocks. */
+  readonly tokens: number;
+  readonly cachedTokens: number;
+  /** Engine-native parameters, verbatim. */
+  readonly params?: Readonly<Record<string, unknown>>;
+}
+
+/** Sink of a prefill leg: progress, the sampled first token (through `tokens`), then one `end`. */
+export interface EngineSink extends TokenSink {
+  /**
+   * Prefill leg only: computing has begun or advanced; the first `readableTokens` prompt tokens can be read under `lease`.
+   * The last call (all prompt tokens readable) comes before `end`.
+   */
+  prefilled?(handover: PrefillHandover): void;
+  tokens: TokenSink['tokens'];
+  /** With `eventId`: the last KV event that belongs to this request, to be applied before the end is shown. */
+  end(end: InferenceEnd, eventId?: number): void;
+}
+
+/** Opaque; given back to `cancel`. */
+export type EngineHandle = object;
+
+export interface EngineLoad {
+  readonly running: number;
+  readonly waiting: number;
+  /** Prompt tokens not yet computed, running and waiting. */
+  readonly prefillTokens: number;
+  readonly usedBlocks: number;
+  /** Blocks that are free or can be evicted. */
+  readonly freeBlocks: number;
+  readonly totalBlocks: number;
+  readonly preemptions: number;
+}
+
+/** One registered memory region of the KV arena. */
+export interface KvSegment {
+  readonly buffer: ArrayBuffer | SharedArrayBuffer;
+  readonly byteOffset: number;
+  readonly lengthBytes: number;
+}
+
+/** How blocks lie in the arena: block `b` is `pieces` runs of `pieceBytes` at `b * blockStrideBytes + p * pieceStrideBytes` of segment 0. */
+export interface KvArena {
+  readonly segments: readonly KvSegment[];
+  readonly blockStrideBytes: number;
+  readonly pieces: number;
+  readonly pieceBytes: number;
+  readonly pieceStrideBytes: number;
+  /** Equal fingerprints: blocks may be copied byte for byte. */
+  readonly layoutFingerprint: string;
+}
+
+export interface KvReservation {
+  readonly id: number;
+  /** Leading blocks of the hashes asked for that the engine holds already: pinned, not to be written. */
+  readonly matchedBlocks: number;
+  /** All blocks in order: the matched ones, then fresh ones for the owner of the reservation to fill. */
+  readonly blocks: Int32Array;
+}
+
+/**
+ * The KV face of an engine. All calls are synchronous; block numbers index the arena.
+ * Destination rule: blocks of a reservation go back to the pool only by `release` (after the transfer's status is terminal) or
+ * by the request that adopted them; expiry of the time to live never frees blocks that a transfer may still write (see `quarantine`).
+ */
+export interface KvFace {
+  arena(): KvArena;
+  /** Leading blocks held, for interleaved sequence hashes. Takes no pin. */
+  match(sequenceHashes: Int32Array): number;
+  /** Space for `blocks` blocks, of which the complete ones have the given hashes. Undefined: not enough free blocks now. */
+  reserve(sequenceHashes: Int32Array, blocks: number, ttlMs: number): KvReservation | undefined;
+  /** The first `blocks` blocks are filled and may be matched by others; emits `stored`. Idempotent, growing. */
+  commit(reservation: number, blocks: number): void;
+  /** Ends a reservation that no request adopted. */
+  release(reservation: number): void;
+  /** Takes the reservation's blocks out of use until `release`: a transfer into them may still be running. */
+  quarantine(reservation: number): void;
+  /** False: the lease has expired (or never was). */
+  renewLease(lease: number, ttlMs: number): boolean;
+  /** `valid`: the blocks were untouched until now, what was read may be used. */
+  releaseLease(lease: number): 'valid' | 'expired';
+  /** Live counts, for leak tests. */
+  counts(): { readonly leases: number; readonly reservations: number; readonly quarantined: number };
+}
+
+/** Serves one model in one worker. Calls come from the event loop; the engine's own threads are its business. */
+export interface EngineBackend extends Lifecycle {
+  readonly abilities: EngineAbilities;
+  /** Valid after `start`. */
+  readonly info: EngineInfo;
+  start(): Promise<void>;
+  /** Never throws: refusal is `end({type:'failed'})`, possibly before return. */
+  submit(request: EngineRequest, sink: EngineSink): EngineHandle;
+  /** Idempotent. The sink gets `end({type:'cancelled'})` unless it has ended. Blocks are freed when no step uses them. */
+  cancel(handle: EngineHandle): void;
+  load(): EngineLoad;
+  /** One listener; set before `start`. Called synchronously, before the terminal item of the request that caused the event. */
+  onKvEvent(listener: (event: KvEvent) => void): void;
+  /** One event sequence that rebuilds the current cache state, for resync. Ids end at the last one given out. */
+  snapshot(): readonly KvEvent[];
+  /** Why the engine can not serve, or undefined. */
+  failure(): ErrorData | undefined;
+  readonly kv?: KvFace;
+}

@@ -1,0 +1,68 @@
+const MARK = Symbol.for('armature/error');
+
+/** An error as plain data: what crosses planes, logs and HTTP bodies. */
+export interface ErrorData {
+  readonly code: string;
+  readonly message: string;
+  readonly hint?: string;
+  /** True when the same request may succeed elsewhere or later (worker lost, overloaded). */
+  readonly retryable?: boolean;
+}
+
+export interface ArmatureErrorOptions {
+  /** What to do about it, in one sentence. */
+  readonly hint?: string;
+  readonly cause?: unknown;
+  readonly retryable?: boolean;
+  /** Facts for programs: file, line, key, limit, found. Plain data. */
+  readonly details?: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * The one error class of the platform. `code` is API (`AREA_WHAT`); the message says what was found, the hint what to do.
+ * Test with `ArmatureError.is(x)`, never `instanceof`: a plug-in may carry its own copy of this package.
+ */
+export class ArmatureError extends Error {
+  readonly code: string;
+  readonly hint: string | undefined;
+  readonly retryable: boolean;
+  readonly details: Readonly<Record<string, unknown>>;
+  readonly [MARK]: true;
+
+  constructor(code: string, message: string, options: ArmatureErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = 'ArmatureError';
+    this.code = code;
+    this.hint = options.hint;
+    this.retryable = options.retryable ?? false;
+    this.details = options.details ?? {};
+    this[MARK] = true;
+  }
+
+  static is(value: unknown): value is ArmatureError {
+    return typeof value === 'object' && value !== null && (value as { [MARK]?: unknown })[MARK] === true;
+  }
+
+  /** Any thrown value as an ArmatureError; unknown ones become `fallbackCode`, with the original as cause. */
+  static from(value: unknown, fallbackCode = 'INTERNAL_ERROR'): ArmatureError {
+    if (ArmatureError.is(value)) return value;
+    const message = value instanceof Error ? value.message : String(value);
+    return new ArmatureError(fallbackCode, message, { cause: value });
+  }
+
+  static fromData(data: ErrorData): ArmatureError {
+    return new ArmatureError(data.code, data.message, {
+      ...(data.hint === undefined ? {} : { hint: data.hint }),
+      retryable: data.retryable ?? false,
+    });
+  }
+
+  toData(): ErrorData {
+    return {
+      code: this.code,
+      message: this.message,
+      ...(this.hint === undefined ? {} : { hint: this.hint }),
+      ...(this.retryable ? { retryable: true } : {}),
+    };
+  }
+}

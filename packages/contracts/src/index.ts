@@ -1,0 +1,95 @@
+export { ArmatureError } from './errors.ts';
+export type { ArmatureErrorOptions, ErrorData } from './errors.ts';
+export { definePlugin, isPlugin } from './plugin.ts';
+export type {
+  JsonSchema,
+  Lifecycle,
+  PluginDescriptor,
+  PluginInstance,
+  PluginKind,
+  PluginKinds,
+  PluginRequirement,
+} from './plugin.ts';
+export type {
+  AdminHandler,
+  AdminRequest,
+  AdminRoutes,
+  Clock,
+  Codec,
+  Counter,
+  DeploymentContext,
+  Family,
+  Gauge,
+  Health,
+  HealthState,
+  Histogram,
+  LogFields,
+  Logger,
+  Metrics,
+  MetricSpec,
+  PlainData,
+  PluginContext,
+  PluginSlot,
+  Random,
+  Scope,
+  ScopeOptions,
+  Timer,
+} from './context.ts';
+export type { Deployment, DeploymentSummary } from './deployment.ts';
+export type { DisaggregationInput, DisaggregationPolicy } from './disaggregation-policy.ts';
+export type { Discovery, DiscoveryEntry, DiscoveryWatcher, Registration } from './discovery.ts';
+export type {
+  EngineAbilities,
+  EngineBackend,
+  EngineHandle,
+  EngineInfo,
+  EngineLoad,
+  EngineRequest,
+  EngineSink,
+  KvArena,
+  KvFace,
+  KvReservation,
+  KvSegment,
+  KvSource,
+  PrefillHandover,
+} from './engine-backend.ts';
+export type { EventListener, EventPlane } from './event-plane.ts';
+export type { Frontend } from './frontend.ts';
+export type { HttpExchange, HttpHandler, HttpHeaders, HttpListener, HttpListenOptions, HttpServer } from './http-server.ts';
+export { FinishCode } from './inference.ts';
+export type {
+  InferenceEnd,
+  InferenceHandle,
+  InferenceRequest,
+  RoutingOverrides,
+  SamplingParams,
+  StopParams,
+  TokenBatch,
+  TokenSink,
+  Usage,
+} from './inference.ts';
+export { kvEventSubject } from './kv-events.ts';
+export type { KvEvent, KvTier } from './kv-events.ts';
+export type { ModelDirectory, ModelHandle } from './model.ts';
+export type {
+  ChatInput,
+  ChatMessage,
+  EncodedPrompt,
+  ModelCard,
+  Preprocessor,
+  TextOutput,
+  TextOutputOptions,
+} from './preprocessor.ts';
+export type { PlaneMessage, PlaneStream, RequestPlane, ServedEndpoint, StreamHandler, StreamOpen, StreamSink } from './request-plane.ts';
+export type { Candidates, KvFollower, LoadFollower, RouterPolicy, RoutingHop, RoutingRequest } from './router-policy.ts';
+export { TransferStatus } from './transfer-transport.ts';
+export type {
+  DescriptorColumns,
+  MemoryKind,
+  TransferOperation,
+  TransferSegment,
+  TransferTransport,
+  TransportEndpoint,
+  TransportHost,
+} from './transfer-transport.ts';
+export type { WorkerRecord, WorkerRole } from './worker.ts';

@@ -1,0 +1,32 @@
+export type WorkerRole = 'prefill' | 'decode' | 'both';
+
+/** A live worker, as registered in discovery under `workers/MODEL/INSTANCE`. Plain data. */
+export interface WorkerRecord {
+  /** Unique per life of the worker: `POOL/INDEX@INCARNATION`. */
+  readonly instanceId: string;
+  readonly model: string;
+  /** Name of the worker entry in the config. */
+  readonly pool: string;
+  readonly index: number;
+  readonly role: WorkerRole;
+  /** Request-plane address. */
+  readonly address: string;
+  /** Name of the engine plug-in. */
+  readonly engine: string;
+  readonly hardware: string;
+  readonly costPerHour: number;
+  readonly blockSize: number;
+  readonly totalBlocks: number;
+  readonly maxModelTokens: number;
+  readonly maxBatchedTokens: number;
+  /** Who samples the first token when prefill is remote. */
+  readonly firstToken: 'prefill' | 'decode';
+  /** Compared at registration: workers of one model must agree. */
+  readonly modelFingerprint: string;
+  /** KV can be copied between workers with equal layouts only. '' = KV not exposed. */
+  readonly layoutFingerprint: string;
+  /** nixel agent metadata, '' length when KV is not exposed. */
+  readonly agentMetadata: Uint8Array;
+  /** Wire version of this record and of the worker's methods. */
+  readonly protocol: number;
+}

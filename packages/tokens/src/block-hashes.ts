@@ -1,0 +1,65 @@
+// @hot
+import { hashMemory } from './wasm.ts';
+import type { SaltHash } from './salt.ts';
+
+/** How tokens become blocks. */
+export interface BlockHashing {
+  /** Tokens per block, >= 1. */
+  readonly blockSize: number;
+  readonly salt: SaltHash;
+}
+
+/** Caller-owned columns, two words (lo, hi) per block. */
+export interface HashColumns {
+  /** Hash of the block's own tokens. */
+  readonly blockHashes: Int32Array;
+  /** Hash of the block and everything before it. */
+  readonly sequenceHashes: Int32Array;
+}
+
+/**
+ * Byte offset of the sequence hashes of `blocks` blocks, computed over `tokens[0 .. blocks * blockSize)`, in the WebAssembly
+ * memory; the block hashes lie `blocks * 8` bytes before. Valid until the next call of this package.
+ */
+function compute(tokens: Int32Array, blocks: number, hashing: BlockHashing): number {
+  const used = blocks * hashing.blockSize;
+  const tokenBytes = (used * 4 + 15) & ~15;
+  hashMemory.reserve(tokenBytes + blocks * 16);
+  const base = hashMemory.base;
+  hashMemory.words.set(used === tokens.length ? tokens : tokens.subarray(0, used), base >> 2);
+  const sequences = base + tokenBytes + blocks * 8;
+  hashMemory.exports.chain(base, hashing.blockSize * 4, blocks, base + tokenBytes, sequences, 0, hashing.salt.lo, hashing.salt.hi);
+  return sequences;
+}
+
+/**
+ * Block and sequence hashes of the complete blocks of `tokens[0 .. length)`, as Dynamo defines them:
+ * block = XXH3_64(u32 LE tokens, seed = salt); sequence[0] = block[0]; sequence[i] = XXH3_64(sequence[i-1] ‖ block[i], seed 1337).
+ * Returns the number of blocks written.
+ */
+export function hashBlocks(tokens: Int32Array, length: number, hashing: BlockHashing, out: HashColumns): number {
+  const blocks = Math.floor(length / hashing.blockSize);
+  if (blocks === 0) return 0;
+  const sequences = compute(tokens, blocks, hashing) >> 2;
+  const words = hashMemory.words;
+  out.blockHashes.set(words.subarray(sequences - blocks * 2, sequences));
+  out.sequenceHashes.set(words.subarray(sequences, sequences + blocks * 2));
+  return blocks;
+}
+
+/** As `hashBlocks`, sequence hashes only. Returns the number of blocks written to `out` (two words each). */
+export function sequenceHashesInto(tokens: Int32Array, length: number, hashing: BlockHashing, out: Int32Array): number {
+  const blocks = Math.floor(length / hashing.blockSize);
+  if (blocks === 0) return 0;
+  const sequences = compute(tokens, blocks, hashing) >> 2;
+  out.set(hashMemory.words.subarray(sequences, sequences + blocks * 2));
+  return blocks;
+}
+
+/** Sequence hashes of the complete blocks of `tokens[0 .. length)` in a new array, two words per block. */
+export function sequenceHashes(tokens: Int32Array, length: number, blockSize: number, salt: SaltHash): Int32Array {
+  const blocks = Math.floor(length / blockSize);
+  if (blocks === 0) return new Int32Array(0);
+  const sequences = compute(tokens, blocks, { blockSize, salt }) >> 2;
+  return hashMemory.words.slice(sequences, sequences + blocks * 2);
+}

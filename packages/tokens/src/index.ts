@@ -1,0 +1,10 @@
+export { hashBlocks, sequenceHashes, sequenceHashesInto } from './block-hashes.ts';
+export type { BlockHashing, HashColumns } from './block-hashes.ts';
+export { noSalt, saltHash } from './salt.ts';
+export type { SaltHash } from './salt.ts';
+export { SequenceHasher } from './sequence-hasher.ts';
+export { U64Map } from './u64-map.ts';
+export type { U64MapVisitor } from './u64-map.ts';
+export { hashFromHex, hashToHex } from './words.ts';
+export type { U64 } from './words.ts';
+export { xxh3 } from './xxh3.ts';
