@@ -153,8 +153,8 @@ export interface PluginContext {
   readonly signal: AbortSignal;
   /** Folder of the configuration file: relative paths in config are relative to it. */
   readonly baseDir: string;
-  /** Facts of the enclosing scopes, innermost first: `{ kind: 'worker', name: 'prefill/0' }, { kind: 'model', name: 'demo' }`. */
-  readonly scopes: readonly { readonly kind: string; readonly name: string }[];
+  /** The enclosing scopes, innermost first: `{ kind: 'worker', name: 'prefill/0' }, { kind: 'model', name: 'demo' }`, with what the deployment said of them. */
+  readonly scopes: readonly { readonly kind: string; readonly name: string; readonly facts: Readonly<Record<string, PlainData>> }[];
   /** The nearest instance of a kind named in `requires`. Throws `PLUGIN_REQUIREMENT_UNDECLARED` or `PLUGIN_REQUIREMENT_MISSING`. */
   get<K extends PluginKind>(kind: K): PluginInstance<K>;
   /** Like `get`, `undefined` when there is none. */
@@ -183,6 +183,8 @@ export interface ScopeOptions {
   /** `model` or `worker`, as marked by `x-scope` in the schema. */
   readonly kind: string;
   readonly name: string;
+  /** What the plug-ins inside may know of their scope (`context.scopes[i].facts`), for example `ModelFacts`. */
+  readonly facts?: Readonly<Record<string, PlainData>>;
   /** Instances that replace what the config says, by kind (tests, simulator). */
   readonly overrides?: Partial<{ [K in PluginKind]: PluginInstance<K> }>;
 }

@@ -51,6 +51,11 @@ export interface EngineRequest {
   readonly sampling: SamplingParams;
   readonly stop: StopParams;
   readonly choices: number;
+  /**
+   * Decode leg: the first output token of each choice, sampled by the prefill worker; it counts as output already generated and
+   * was already delivered. -1: that choice has ended with it. Undefined: this engine samples the first token.
+   */
+  readonly firstTokens: Int32Array | undefined;
   readonly priority: number;
   readonly kvSource: KvSource | undefined;
   /** Prefill leg: how long the lease on the computed blocks lives without renewal. */

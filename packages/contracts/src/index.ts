@@ -70,7 +70,8 @@ export type {
 } from './inference.ts';
 export { kvEventSubject } from './kv-events.ts';
 export type { KvEvent, KvTier } from './kv-events.ts';
-export type { ModelDirectory, ModelHandle } from './model.ts';
+export { modelFacts } from './model.ts';
+export type { ModelDirectory, ModelFacts, ModelHandle } from './model.ts';
 export type {
   ChatInput,
   ChatMessage,

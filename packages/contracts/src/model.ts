@@ -1,3 +1,5 @@
+import { ArmatureError } from './errors.ts';
+import type { PluginContext } from './context.ts';
 import type { InferenceHandle, InferenceRequest, TokenSink } from './inference.ts';
 import type { Preprocessor } from './preprocessor.ts';
 
@@ -19,4 +21,23 @@ export interface ModelHandle {
 export interface ModelDirectory {
   list(): readonly ModelHandle[];
   get(name: string): ModelHandle | undefined;
+}
+
+/** Facts of a `model` scope: what preprocessors and engines need to find their files. */
+export interface ModelFacts {
+  readonly name: string;
+  /** As written in the config: package or folder. */
+  readonly source: string;
+  /** Absolute folder of the model's files. */
+  readonly folder: string;
+  /** Tokens per KV block. */
+  readonly blockSize: number;
+}
+
+/** The enclosing model of a plug-in. Throws `PLUGIN_SCOPE_MISSING` outside a model scope. */
+export function modelFacts(context: Pick<PluginContext, 'scopes' | 'path'>): ModelFacts {
+  for (const scope of context.scopes) {
+    if (scope.kind === 'model') return scope.facts as unknown as ModelFacts;
+  }
+  throw new ArmatureError('PLUGIN_SCOPE_MISSING', `${context.path} is not inside a model`, { hint: 'name this plug-in under models[] in the configuration' });
 }
