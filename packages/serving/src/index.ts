@@ -1,0 +1,14 @@
+export { deployment, servingPlugins } from './plugin.ts';
+export { checkDeployment } from './deployment/deployment.ts';
+export { deploymentSchema } from './deployment/schema.ts';
+export { always, conditional, never } from './policies/disaggregation.ts';
+export { ModelRuntime } from './execution/model-runtime.ts';
+export type { ModelRuntimeOptions } from './execution/model-runtime.ts';
+export { WorkerHost } from './worker/worker-host.ts';
+export type { WorkerHostOptions } from './worker/worker-host.ts';
+export { createAgentMover } from './worker/agent-mover.ts';
+export type { KvMover, Pull } from './worker/kv-mover.ts';
+export { ModelRouter } from './routing/model-router.ts';
+export { RequestRecords } from './routing/records.ts';
+export type { CandidateRecord, DecisionRecord, RequestRecord, TransferRecord } from './routing/records.ts';
+export { Method, PROTOCOL } from './messages.ts';

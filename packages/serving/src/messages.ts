@@ -1,0 +1,192 @@
+import { ArmatureError } from '@armature/contracts';
+import type {
+  EngineRequest,
+  KvSource,
+  PlainData,
+  PlaneMessage,
+  PrefillHandover,
+  SamplingParams,
+  StopParams,
+  TokenBatch,
+} from '@armature/contracts';
+
+/** Wire version of worker records and methods. */
+export const PROTOCOL = 1;
+
+/** Methods of a worker's endpoint. */
+export const Method = {
+  /** A full, prefill or engine-native decode leg. */
+  Generate: 'generate',
+  /** A decode leg whose KV this worker pulls from a prefill worker. */
+  Decode: 'decode',
+  RenewLease: 'lease.renew',
+  ReleaseLease: 'lease.release',
+  /** The worker's KV events so far, for resync. */
+  Snapshot: 'kv.snapshot',
+} as const;
+
+/** Where a decode worker finds the prompt's KV. */
+export interface PullSource {
+  readonly address: string;
+  readonly agentMetadata: Uint8Array;
+  readonly layoutFingerprint: string;
+}
+
+export type EngineRequestFields = Omit<EngineRequest, 'kvSource'>;
+
+function fail(field: string, found: unknown): never {
+  throw new ArmatureError('SERVING_MESSAGE_INVALID', `field "${field}" of a worker message is ${describe(found)}`, {
+    hint: 'frontend and worker must run the same version; see docs/reference/request-plane.md',
+  });
+}
+
+function describe(value: unknown): string {
+  if (value === undefined) return 'missing';
+  return Object.prototype.toString.call(value).slice(8, -1);
+}
+
+function record(value: PlainData, field: string): Readonly<Record<string, PlainData>> {
+  if (typeof value !== 'object' || value === null || Array.isArray(value) || ArrayBuffer.isView(value)) fail(field, value);
+  return value as Readonly<Record<string, PlainData>>;
+}
+function number(value: PlainData, field: string): number {
+  if (typeof value !== 'number' || Number.isNaN(value)) fail(field, value);
+  return value;
+}
+function string(value: PlainData, field: string): string {
+  if (typeof value !== 'string') fail(field, value);
+  return value;
+}
+function ints(value: PlainData, field: string): Int32Array {
+  if (!(value instanceof Int32Array)) fail(field, value);
+  return value;
+}
+
+function samplingFrom(value: PlainData): SamplingParams {
+  const data = record(value, 'sampling');
+  for (const key of ['temperature', 'topP', 'topK', 'minP', 'seedLo', 'seedHi', 'frequencyPenalty', 'presencePenalty', 'repetitionPenalty', 'topLogprobs']) {
+    number(data[key], `sampling.${key}`);
+  }
+  ints(data['biasTokenIds'], 'sampling.biasTokenIds');
+  if (!(data['biasValues'] instanceof Float32Array)) fail('sampling.biasValues', data['biasValues']);
+  return data as unknown as SamplingParams;
+}
+
+function stopFrom(value: PlainData): StopParams {
+  const data = record(value, 'stop');
+  number(data['maxTokens'], 'stop.maxTokens');
+  number(data['minTokens'], 'stop.minTokens');
+  ints(data['stopTokenIds'], 'stop.stopTokenIds');
+  if (typeof data['ignoreEos'] !== 'boolean') fail('stop.ignoreEos', data['ignoreEos']);
+  return data as unknown as StopParams;
+}
+
+/** A leg as a message. Columns are shared, not copied: the plane encodes or delivers, and engines do not write to them. */
+export function requestMessage(request: EngineRequestFields, extra: Readonly<Record<string, PlainData>>): PlaneMessage {
+  return {
+    type: 'request',
+    id: request.id,
+    leg: request.leg,
+    tokenIds: request.tokenIds,
+    promptTokens: request.promptTokens,
+    sequenceHashes: request.sequenceHashes,
+    cacheSalt: request.cacheSalt,
+    sampling: request.sampling as unknown as PlainData,
+    stop: request.stop as unknown as PlainData,
+    choices: request.choices,
+    firstTokens: request.firstTokens,
+    priority: request.priority,
+    leaseTtlMs: request.leaseTtlMs,
+    ...extra,
+  };
+}
+
+/** Throws `SERVING_MESSAGE_INVALID`. */
+export function parseRequest(message: PlaneMessage): EngineRequestFields {
+  const leg = string(message['leg'], 'leg');
+  if (leg !== 'full' && leg !== 'prefill' && leg !== 'decode') fail('leg', leg);
+  const tokenIds = ints(message['tokenIds'], 'tokenIds');
+  const promptTokens = number(message['promptTokens'], 'promptTokens');
+  if (promptTokens < 1 || promptTokens > tokenIds.length) fail('promptTokens', promptTokens);
+  const firstTokens = message['firstTokens'];
+  return {
+    id: string(message['id'], 'id'),
+    leg,
+    tokenIds,
+    promptTokens,
+    sequenceHashes: ints(message['sequenceHashes'], 'sequenceHashes'),
+    cacheSalt: string(message['cacheSalt'], 'cacheSalt'),
+    sampling: samplingFrom(message['sampling']),
+    stop: stopFrom(message['stop']),
+    choices: number(message['choices'], 'choices'),
+    firstTokens: firstTokens === undefined || firstTokens === null ? undefined : ints(firstTokens, 'firstTokens'),
+    priority: number(message['priority'], 'priority'),
+    leaseTtlMs: number(message['leaseTtlMs'], 'leaseTtlMs'),
+  };
+}
+
+/** The engine's own words for a remote lease, when the message carries them. */
+export function parseOpaqueSource(message: PlaneMessage): KvSource | undefined {
+  const params = message['opaqueSource'];
+  return params === undefined || params === null ? undefined : { type: 'opaque', params: record(params, 'opaqueSource') };
+}
+
+export function parsePullSource(message: PlaneMessage): PullSource {
+  const source = record(message['source'], 'source');
+  if (!(source['agentMetadata'] instanceof Uint8Array)) fail('source.agentMetadata', source['agentMetadata']);
+  return {
+    address: string(source['address'], 'source.address'),
+    agentMetadata: source['agentMetadata'],
+    layoutFingerprint: string(source['layoutFingerprint'], 'source.layoutFingerprint'),
+  };
+}
+
+export function handoverMessage(handover: PrefillHandover): PlaneMessage {
+  return {
+    type: 'prefilled',
+    lease: handover.lease,
+    blocks: handover.blocks.slice(),
+    tokens: handover.tokens,
+    cachedTokens: handover.cachedTokens,
+    ...(handover.params === undefined ? {} : { params: handover.params as PlainData }),
+  };
+}
+
+export function parseHandover(message: PlaneMessage): PrefillHandover {
+  const params = message['params'];
+  return {
+    lease: number(message['lease'], 'lease'),
+    blocks: ints(message['blocks'], 'blocks'),
+    tokens: number(message['tokens'], 'tokens'),
+    cachedTokens: number(message['cachedTokens'], 'cachedTokens'),
+    ...(params === undefined || params === null ? {} : { params: record(params, 'params') }),
+  };
+}
+
+/** Copies a borrowed batch into a message whose shape is a TokenBatch again. */
+export function tokensMessage(batch: TokenBatch): PlaneMessage {
+  const { count, topCount } = batch;
+  return {
+    type: 'tokens',
+    count,
+    tokenIds: batch.tokenIds.slice(0, count),
+    choices: batch.choices?.slice(0, count),
+    finish: batch.finish.slice(0, count),
+    logprobs: batch.logprobs?.slice(0, count),
+    topCount,
+    topTokenIds: batch.topTokenIds?.slice(0, count * topCount),
+    topLogprobs: batch.topLogprobs?.slice(0, count * topCount),
+  };
+}
+
+/** A `tokens` message read as a batch; the message is the batch, no copy. Throws `SERVING_MESSAGE_INVALID`. */
+export function tokensFrom(message: PlaneMessage): TokenBatch {
+  const { tokenIds, finish } = message;
+  if (!(tokenIds instanceof Int32Array) || !(finish instanceof Uint8Array) || finish.length < tokenIds.length) fail('tokens', tokenIds);
+  if (typeof message['count'] === 'number') return message as unknown as TokenBatch;
+  return { ...(message as unknown as TokenBatch), count: tokenIds.length, topCount: (message['topCount'] as number | undefined) ?? 0 };
+}
+
+export function numberField(message: PlaneMessage, field: string): number {
+  return number(message[field], field);
+}

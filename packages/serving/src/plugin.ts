@@ -1,0 +1,19 @@
+import { definePlugin } from '@armature/contracts';
+import type { PluginDescriptor } from '@armature/contracts';
+import { ServingDeployment } from './deployment/deployment.ts';
+import { deploymentSchema } from './deployment/schema.ts';
+import type { DeploymentConfig } from './deployment/schema.ts';
+import { always, conditional, never } from './policies/disaggregation.ts';
+
+/** The composition root of `armature serve`. */
+export const deployment = definePlugin<'deployment', DeploymentConfig>({
+  kind: 'deployment',
+  contract: 'v1',
+  name: 'serving',
+  description: 'Models, workers, routing and disaggregation wired from one YAML.',
+  configSchema: deploymentSchema,
+  create: (config, context) => new ServingDeployment(config, context),
+});
+
+/** Plug-ins of this package other than the deployment. */
+export const servingPlugins: readonly PluginDescriptor[] = [always, never, conditional] as readonly unknown[] as readonly PluginDescriptor[];

@@ -1,0 +1,88 @@
+import type { RoutingHop } from '@armature/contracts';
+
+/** One candidate of one decision, with every term of its cost. */
+export interface CandidateRecord {
+  readonly worker: string;
+  readonly cost: number;
+  readonly overlapBlocks: number;
+  readonly activeRequests: number;
+  readonly activePrefillTokens: number;
+  readonly activeBlocks: number;
+  readonly terms: Readonly<Record<string, number>>;
+}
+
+export interface DecisionRecord {
+  readonly hop: RoutingHop;
+  readonly policy: string;
+  /** Milliseconds since the request began. */
+  readonly atMs: number;
+  readonly chosen: string;
+  readonly blocks: number;
+  /** Set when the policy failed and the least loaded worker was taken instead. */
+  readonly policyError: string | undefined;
+  readonly candidates: readonly CandidateRecord[];
+}
+
+/** How the prompt's KV came to the decode worker. */
+export interface TransferRecord {
+  readonly from: string;
+  readonly to: string;
+  /** Blocks the decode worker held already. */
+  matchedBlocks: number;
+  movedBlocks: number;
+  movedBytes: number;
+  durationMs: number;
+  /** `valid`, or why (part of) the prompt was computed again. */
+  outcome: string;
+}
+
+/** Everything known about one request, for the admin listener and `armature chat --explain`. */
+export interface RequestRecord {
+  readonly requestId: string;
+  readonly model: string;
+  readonly startedAtMs: number;
+  readonly traceparent: string;
+  readonly promptTokens: number;
+  readonly promptBlocks: number;
+  cachedTokens: number;
+  outputTokens: number;
+  ttftMs: number | undefined;
+  /** Mean inter-token latency over all steps after the first. */
+  itlMs: number | undefined;
+  durationMs: number | undefined;
+  /** `running`, `finished`, `cancelled` or an error code. */
+  outcome: string;
+  disaggregation: { readonly policy: string; readonly remote: boolean; readonly reason: string } | undefined;
+  readonly decisions: DecisionRecord[];
+  transfer: TransferRecord | undefined;
+  migrations: number;
+}
+
+/** The last `capacity` requests by id, oldest forgotten first. A repeated id shows its newest request. */
+export class RequestRecords {
+  readonly #byId = new Map<string, RequestRecord>();
+  readonly #capacity: number;
+
+  constructor(capacity: number) {
+    this.#capacity = capacity;
+  }
+
+  add(record: RequestRecord): void {
+    if (this.#capacity === 0) return;
+    this.#byId.delete(record.requestId);
+    this.#byId.set(record.requestId, record);
+    if (this.#byId.size > this.#capacity) {
+      const oldest = this.#byId.keys().next();
+      if (!oldest.done) this.#byId.delete(oldest.value);
+    }
+  }
+
+  get(requestId: string): RequestRecord | undefined {
+    return this.#byId.get(requestId);
+  }
+
+  /** Newest first. */
+  list(limit: number): RequestRecord[] {
+    return [...this.#byId.values()].reverse().slice(0, limit);
+  }
+}

@@ -1,0 +1,184 @@
+import type { Candidates, WorkerRecord, WorkerRole } from '@armature/contracts';
+
+const START_CAPACITY = 16;
+
+/** What one request is charged for on one worker, to be taken back exactly. */
+export interface Charge {
+  readonly slot: number;
+  /** The worker's generation when charged: a charge of a worker that left is void. */
+  readonly generation: number;
+  prefillTokens: number;
+  blocks: number;
+}
+
+/**
+ * The live workers of one model as columns. A slot is a small number that names a worker towards the router policy;
+ * slots of workers that left are reused. Loads are what this process sent and has not seen end.
+ */
+export class WorkerTable {
+  #records: (WorkerRecord | undefined)[] = [];
+  #generations: number[] = [];
+  readonly #slots = new Map<string, number>();
+  #activeRequests = new Int32Array(START_CAPACITY);
+  #activePrefillTokens = new Float64Array(START_CAPACITY);
+  #activeBlocks = new Float64Array(START_CAPACITY);
+  #candidates: MutableCandidates = newCandidates(START_CAPACITY);
+  #costs = new Float64Array(START_CAPACITY);
+
+  get size(): number {
+    return this.#slots.size;
+  }
+
+  get costs(): Float64Array {
+    return this.#costs;
+  }
+
+  /** A new worker's slot. */
+  add(record: WorkerRecord): number {
+    let slot = this.#records.findIndex((entry) => entry === undefined);
+    if (slot === -1) slot = this.#records.length;
+    if (slot >= this.#activeRequests.length) this.#grow();
+    this.#records[slot] = record;
+    this.#generations[slot] = (this.#generations[slot] ?? 0) + 1;
+    this.#slots.set(record.instanceId, slot);
+    this.#activeRequests[slot] = 0;
+    this.#activePrefillTokens[slot] = 0;
+    this.#activeBlocks[slot] = 0;
+    return slot;
+  }
+
+  remove(instanceId: string): number | undefined {
+    const slot = this.#slots.get(instanceId);
+    if (slot === undefined) return undefined;
+    this.#slots.delete(instanceId);
+    this.#records[slot] = undefined;
+    return slot;
+  }
+
+  slotOf(instanceId: string): number | undefined {
+    return this.#slots.get(instanceId);
+  }
+
+  record(slot: number): WorkerRecord | undefined {
+    return this.#records[slot];
+  }
+
+  records(): WorkerRecord[] {
+    return this.#records.filter((entry) => entry !== undefined);
+  }
+
+  hasRole(role: WorkerRole): boolean {
+    return this.#records.some((entry) => entry?.role === role);
+  }
+
+  activePrefillTokens(slot: number): number {
+    return this.#activePrefillTokens[slot];
+  }
+
+  /** Fewest prompt tokens waiting on any worker of the role; 0 without one. */
+  leastPrefillTokens(role: WorkerRole): number {
+    let least = Infinity;
+    this.#records.forEach((entry, slot) => {
+      if (entry?.role === role) least = Math.min(least, this.#activePrefillTokens[slot]);
+    });
+    return least === Infinity ? 0 : least;
+  }
+
+  count(role: WorkerRole): number {
+    let count = 0;
+    for (const entry of this.#records) if (entry?.role === role) count++;
+    return count;
+  }
+
+  /** Fills the shared candidate columns; valid until the next call. */
+  candidates(role: WorkerRole, excluded: readonly string[], only: string | undefined): Candidates {
+    const columns = this.#candidates;
+    let count = 0;
+    for (let slot = 0; slot < this.#records.length; slot++) {
+      const record = this.#records[slot];
+      if (record === undefined || record.role !== role) continue;
+      if (only !== undefined ? record.instanceId !== only : excluded.includes(record.instanceId)) continue;
+      columns.slots[count] = slot;
+      columns.activeRequests[count] = this.#activeRequests[slot];
+      columns.activePrefillTokens[count] = this.#activePrefillTokens[slot];
+      columns.activeBlocks[count] = this.#activeBlocks[slot];
+      columns.totalBlocks[count] = record.totalBlocks;
+      columns.costPerHour[count] = record.costPerHour;
+      columns.overlapBlocks[count] = 0;
+      this.#costs[count] = 0;
+      count++;
+    }
+    columns.count = count;
+    return columns;
+  }
+
+  charge(slot: number, prefillTokens: number, blocks: number): Charge {
+    this.#activeRequests[slot]++;
+    this.#activePrefillTokens[slot] += prefillTokens;
+    this.#activeBlocks[slot] += blocks;
+    return { slot, generation: this.#generations[slot], prefillTokens, blocks };
+  }
+
+  /** The prompt is computed: its prefill charge ends. */
+  prefilled(charge: Charge): void {
+    if (!this.#isLive(charge)) return;
+    this.#activePrefillTokens[charge.slot] -= charge.prefillTokens;
+    charge.prefillTokens = 0;
+  }
+
+  /** The output fills `blocks` more. */
+  grow(charge: Charge, blocks: number): void {
+    charge.blocks += blocks;
+    if (this.#isLive(charge)) this.#activeBlocks[charge.slot] += blocks;
+  }
+
+  discharge(charge: Charge): void {
+    this.prefilled(charge);
+    if (!this.#isLive(charge)) return;
+    this.#activeRequests[charge.slot]--;
+    this.#activeBlocks[charge.slot] -= charge.blocks;
+  }
+
+  /** True while the charged worker has not left. */
+  isLive(charge: Charge): boolean {
+    return this.#isLive(charge);
+  }
+
+  load(slot: number): { readonly requests: number; readonly prefillTokens: number; readonly blocks: number } {
+    return { requests: this.#activeRequests[slot], prefillTokens: this.#activePrefillTokens[slot], blocks: this.#activeBlocks[slot] };
+  }
+
+  #isLive(charge: Charge): boolean {
+    return this.#records[charge.slot] !== undefined && this.#generations[charge.slot] === charge.generation;
+  }
+
+  #grow(): void {
+    const capacity = this.#activeRequests.length * 2;
+    const ints = new Int32Array(capacity);
+    ints.set(this.#activeRequests);
+    this.#activeRequests = ints;
+    const tokens = new Float64Array(capacity);
+    tokens.set(this.#activePrefillTokens);
+    this.#activePrefillTokens = tokens;
+    const blocks = new Float64Array(capacity);
+    blocks.set(this.#activeBlocks);
+    this.#activeBlocks = blocks;
+    this.#candidates = newCandidates(capacity);
+    this.#costs = new Float64Array(capacity);
+  }
+}
+
+type MutableCandidates = { -readonly [K in keyof Candidates]: Candidates[K] };
+
+function newCandidates(capacity: number): MutableCandidates {
+  return {
+    count: 0,
+    slots: new Int32Array(capacity),
+    activeRequests: new Int32Array(capacity),
+    activePrefillTokens: new Float64Array(capacity),
+    activeBlocks: new Float64Array(capacity),
+    totalBlocks: new Float64Array(capacity),
+    costPerHour: new Float64Array(capacity),
+    overlapBlocks: new Int32Array(capacity),
+  };
+}

@@ -1,0 +1,271 @@
+import { ArmatureError, kvEventSubject } from '@armature/contracts';
+import type {
+  Clock,
+  Counter,
+  Discovery,
+  EngineBackend,
+  ErrorData,
+  EventPlane,
+  Health,
+  Logger,
+  Metrics,
+  PlainData,
+  PlaneMessage,
+  PlaneStream,
+  Registration,
+  RequestPlane,
+  ServedEndpoint,
+  StreamOpen,
+  StreamSink,
+  WorkerRecord,
+  WorkerRole,
+} from '@armature/contracts';
+import { Method, PROTOCOL, numberField, parseOpaqueSource, parsePullSource, parseRequest } from '../messages.ts';
+import { DecodeIntake } from './decode-intake.ts';
+import type { IntakeHost } from './decode-intake.ts';
+import { EngineStream } from './engine-stream.ts';
+import type { KvMover } from './kv-mover.ts';
+import { callUnary } from './unary.ts';
+
+const LEASE_CALL_TIMEOUT_MS = 2_000;
+const REGISTRATION_TTL_MS = 10_000;
+
+export interface WorkerHostOptions {
+  readonly model: string;
+  readonly pool: string;
+  readonly index: number;
+  readonly role: WorkerRole;
+  readonly engineName: string;
+  readonly engine: EngineBackend;
+  readonly hardware: string;
+  readonly costPerHour: number;
+  readonly blockSize: number;
+  readonly transferTimeoutMs: number;
+  /** Distinguishes lives of the same worker. */
+  readonly incarnation: string;
+  readonly discovery: Discovery;
+  readonly events: EventPlane;
+  readonly requests: RequestPlane;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+  readonly health: Health;
+}
+
+const ignore: StreamSink = { message: () => undefined, closed: () => undefined };
+
+/** Puts one started engine on the planes: serves its legs, publishes its KV events, registers it, drains it. */
+export class WorkerHost {
+  readonly instanceId: string;
+  readonly engine: EngineBackend;
+  readonly #options: WorkerHostOptions;
+  readonly #intakes = new Set<DecodeIntake>();
+  readonly #streams = new Set<EngineStream>();
+  readonly #movedBlocks: Counter;
+  readonly #movedBytes: Counter;
+  readonly #legs: Counter;
+  readonly #failures: { with(...labels: string[]): Counter };
+  #mover: KvMover | undefined;
+  #intakeHost: IntakeHost | undefined;
+  #endpoint: ServedEndpoint | undefined;
+  #registration: Registration | undefined;
+  #record: WorkerRecord | undefined;
+  #isDraining = false;
+  #onIdle: (() => void) | undefined;
+
+  constructor(options: WorkerHostOptions) {
+    this.#options = options;
+    this.engine = options.engine;
+    this.instanceId = `${options.pool}/${options.index}@${options.incarnation}`;
+    const labels = [options.model, options.pool];
+    const labelNames = ['model', 'pool'];
+    const { metrics } = options;
+    this.#movedBlocks = metrics.counter({ name: 'armature_kv_transfer_blocks_total', help: 'KV blocks pulled from prefill workers.', labelNames }).with(...labels);
+    this.#movedBytes = metrics.counter({ name: 'armature_kv_transfer_bytes_total', help: 'KV bytes pulled from prefill workers.', labelNames }).with(...labels);
+    this.#legs = metrics.counter({ name: 'armature_worker_legs_total', help: 'Request legs taken by workers.', labelNames }).with(...labels);
+    const failures = metrics.counter({
+      name: 'armature_kv_transfer_failures_total',
+      help: 'KV pulls that did not bring every block, by reason; the rest was recomputed.',
+      labelNames: [...labelNames, 'reason'],
+    });
+    this.#failures = { with: (reason) => failures.with(...labels, reason) };
+    // Before the engine starts, so that no event is missed.
+    const subject = kvEventSubject(options.model, this.instanceId);
+    options.engine.onKvEvent((event) => options.events.publish(subject, event as unknown as PlainData));
+  }
+
+  get record(): WorkerRecord | undefined {
+    return this.#record;
+  }
+
+  /** Serves and registers. The engine must have been started; `mover` is undefined when it does not expose its KV. */
+  async start(mover: KvMover | undefined): Promise<void> {
+    const { model, pool, index, requests, discovery, engine } = this.#options;
+    this.#mover = mover;
+    this.#checkEngine();
+    this.#intakeHost = this.#buildIntakeHost();
+    this.#endpoint = await requests.serve(`${model}/${pool}/${index}`, (open, stream) => this.#open(open, stream));
+    this.#record = this.#buildRecord(this.#endpoint.address);
+    this.#registration = await discovery.register(`workers/${model}/${this.instanceId}`, this.#record as unknown as PlainData, { ttlMs: REGISTRATION_TTL_MS });
+    this.#options.health.set(`worker ${model}/${pool}/${index}`, 'ready');
+    this.#options.log.info('worker ready', { worker: this.instanceId, role: this.#options.role, blocks: engine.info.totalBlocks });
+  }
+
+  /** Leaves discovery, lets running legs end up to the deadline, then closes. */
+  async close(deadlineMs: number): Promise<void> {
+    if (this.#isDraining) return;
+    this.#isDraining = true;
+    const { model, pool, index, health } = this.#options;
+    health.set(`worker ${model}/${pool}/${index}`, 'draining');
+    await this.#registration?.close();
+    if (this.#streams.size + this.#intakes.size > 0 && deadlineMs > 0) {
+      const { clock } = this.#options;
+      await new Promise<void>((resolve) => {
+        const timer = clock.setTimer(deadlineMs, resolve);
+        this.#onIdle = () => {
+          clock.clearTimer(timer);
+          resolve();
+        };
+      });
+    }
+    await this.#endpoint?.close();
+    await this.#mover?.close();
+    health.remove(`worker ${model}/${pool}/${index}`);
+  }
+
+  #checkEngine(): void {
+    const { engine, role, blockSize, pool, engineName } = this.#options;
+    if (!engine.abilities.roles.includes(role)) {
+      throw new ArmatureError('SERVING_ROLE_UNSUPPORTED', `engine "${engineName}" of pool "${pool}" cannot be a ${role} worker`, {
+        hint: `it can be: ${engine.abilities.roles.join(', ')}`,
+      });
+    }
+    if (engine.info.blockSize !== blockSize) {
+      throw new ArmatureError('SERVING_BLOCK_SIZE_MISMATCH', `engine "${engineName}" of pool "${pool}" uses blocks of ${engine.info.blockSize} tokens, the model ${blockSize}`, {
+        hint: 'set models[].blockSize to the size that the engine uses',
+      });
+    }
+  }
+
+  #buildRecord(address: string): WorkerRecord {
+    const { model, pool, index, role, engineName, engine, hardware, costPerHour } = this.#options;
+    const mover = this.#mover;
+    return {
+      instanceId: this.instanceId,
+      model,
+      pool,
+      index,
+      role,
+      address,
+      engine: engineName,
+      hardware,
+      costPerHour,
+      blockSize: engine.info.blockSize,
+      totalBlocks: engine.info.totalBlocks,
+      maxModelTokens: engine.info.maxModelTokens,
+      maxBatchedTokens: engine.info.maxBatchedTokens,
+      firstToken: engine.abilities.firstToken,
+      modelFingerprint: engine.info.modelFingerprint,
+      layoutFingerprint: mover === undefined ? '' : (engine.kv?.arena().layoutFingerprint ?? ''),
+      agentMetadata: mover?.metadata() ?? new Uint8Array(0),
+      protocol: PROTOCOL,
+    };
+  }
+
+  #buildIntakeHost(): IntakeHost | undefined {
+    const { engine, clock, requests, blockSize, transferTimeoutMs } = this.#options;
+    const mover = this.#mover;
+    const kv = engine.kv;
+    if (kv === undefined || mover === undefined) return undefined;
+    const unary = (address: string, method: string, message: PlaneMessage, done: (answer: PlaneMessage | undefined) => void): void =>
+      callUnary(requests, address, { method, message, deadlineMs: LEASE_CALL_TIMEOUT_MS }, done);
+    return {
+      engine,
+      kv,
+      mover,
+      clock,
+      blockSize,
+      transferTimeoutMs,
+      layoutFingerprint: kv.arena().layoutFingerprint,
+      releaseLease: (address, lease, done) => unary(address, Method.ReleaseLease, { type: 'lease', lease }, (answer) => done(answer?.['valid'] === true)),
+      renewLease: (address, lease, ttlMs) => unary(address, Method.RenewLease, { type: 'lease', lease, ttlMs }, () => undefined),
+      moved: (blocks, bytes) => {
+        this.#movedBlocks.inc(blocks);
+        this.#movedBytes.inc(bytes);
+      },
+      failed: (reason) => this.#failures.with(reason).inc(),
+      closed: (intake) => {
+        this.#intakes.delete(intake);
+        this.#checkIdle();
+      },
+    };
+  }
+
+  #open(open: StreamOpen, stream: PlaneStream): StreamSink {
+    switch (open.method) {
+      case Method.Generate:
+        return this.#generate(open.message, stream);
+      case Method.Decode:
+        return this.#decode(open.message, stream);
+      case Method.RenewLease:
+        return answer(stream, { type: 'lease', valid: this.#kv().renewLease(numberField(open.message, 'lease'), numberField(open.message, 'ttlMs')) });
+      case Method.ReleaseLease:
+        return answer(stream, { type: 'lease', valid: this.#kv().releaseLease(numberField(open.message, 'lease')) === 'valid' });
+      case Method.Snapshot:
+        return answer(stream, { type: 'snapshot', events: this.#options.engine.snapshot() as unknown as PlainData });
+      default:
+        throw new ArmatureError('SERVING_METHOD_UNKNOWN', `worker method "${open.method}" does not exist`, { hint: 'the caller runs another version' });
+    }
+  }
+
+  #kv(): NonNullable<EngineBackend['kv']> {
+    const kv = this.#options.engine.kv;
+    if (kv === undefined) throw new ArmatureError('SERVING_KV_UNSUPPORTED', `engine "${this.#options.engineName}" does not expose its KV`);
+    return kv;
+  }
+
+  #generate(message: PlaneMessage, stream: PlaneStream): StreamSink {
+    this.#refuseIfDraining();
+    const request = parseRequest(message);
+    this.#legs.inc();
+    const sink = new EngineStream(stream, () => {
+      this.#streams.delete(sink);
+      this.#checkIdle();
+    });
+    this.#streams.add(sink);
+    sink.handle = this.#options.engine.submit({ ...request, kvSource: parseOpaqueSource(message) }, sink);
+    return {
+      message: () => undefined,
+      closed: () => {
+        if (!sink.hasEnded && sink.handle !== undefined) this.#options.engine.cancel(sink.handle);
+      },
+    };
+  }
+
+  #decode(message: PlaneMessage, stream: PlaneStream): StreamSink {
+    this.#refuseIfDraining();
+    const host = this.#intakeHost;
+    if (host === undefined) {
+      throw new ArmatureError('SERVING_KV_UNSUPPORTED', `worker ${this.instanceId} cannot pull KV`, { hint: 'its engine has no kv face, or no transport is configured' });
+    }
+    this.#legs.inc();
+    const intake = new DecodeIntake(host, parseRequest(message), parsePullSource(message), stream);
+    this.#intakes.add(intake);
+    return intake;
+  }
+
+  #refuseIfDraining(): void {
+    if (!this.#isDraining) return;
+    throw new ArmatureError('SERVING_WORKER_DRAINING', `worker ${this.instanceId} is draining`, { retryable: true, hint: 'the request is tried on another worker' });
+  }
+
+  #checkIdle(): void {
+    if (this.#streams.size + this.#intakes.size === 0) this.#onIdle?.();
+  }
+}
+
+function answer(stream: PlaneStream, message: PlaneMessage, error?: ErrorData): StreamSink {
+  stream.send(message);
+  stream.close(error);
+  return ignore;
+}
