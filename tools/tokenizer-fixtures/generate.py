@@ -32,6 +32,7 @@ IM = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def corpus():
+    yield from [f" {n} {n * 7} x{n}.{n}   {n};" for n in range(400)]
     for module in (textwrap, argparse, json):
         yield from inspect.getsource(module).splitlines(keepends=True)
     for line in OTHER:
@@ -120,6 +121,9 @@ def main():
         path.write_text(json.dumps(json.loads(t.to_str()), ensure_ascii=False, separators=(",", ":")) + "\n")
         print(path.name, path.stat().st_size)
     made["demo"] = Tokenizer.from_file(str(ROOT / "packages/model-demo/model/tokenizer.json"))
+    # gpt2's vocabulary has merges over digits, so that here, unlike with the demo's, the digit rule changes ids.
+    made["gpt2-digits"] = Tokenizer.from_str(made["gpt2"].to_str())
+    made["gpt2-digits"].pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     for name, t in made.items():
         ids = [t.encode(text, add_special_tokens=False).ids for text in GOLDEN]
         golden["layouts"][name] = {

@@ -87,10 +87,12 @@ export { TransferStatus } from './transfer-transport.ts';
 export type {
   DescriptorColumns,
   MemoryKind,
-  TransferOperation,
+  TransferPeer,
+  TransferPlan,
   TransferSegment,
   TransferTransport,
   TransportEndpoint,
   TransportHost,
+  TransportMetadata,
 } from './transfer-transport.ts';
 export type { WorkerRecord, WorkerRole } from './worker.ts';

@@ -72,7 +72,7 @@ export interface RouterPolicy extends Lifecycle {
   };
   /** Adds a cost, in blocks, to `costs[i]` for each candidate; lower wins; +Infinity excludes. Finite otherwise. */
   score(request: RoutingRequest, candidates: Candidates, costs: Float64Array): void;
-  /** Index of the chosen candidate. Without it the host takes the lowest cost, ties at random. */
+  /** Index of the chosen candidate, -1 when every one is excluded. Without it the host takes the lowest cost, ties at random. */
   pick?(request: RoutingRequest, candidates: Candidates, costs: Float64Array): number;
   /** The terms behind `costs[index]` of the last `score`, for the decision record. */
   explain?(index: number): Readonly<Record<string, number>>;

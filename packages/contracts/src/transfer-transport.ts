@@ -1,16 +1,24 @@
-import type { PlainData } from './context.ts';
 import type { Lifecycle } from './plugin.ts';
 
 export type MemoryKind = 'dram' | 'device' | 'file' | 'object';
 
-/** Status of a transfer: 0 done, positive running, negative terminal failure. Data-path calls return these, they do not throw. */
+/**
+ * Status of a transfer: 0 done, positive running, negative terminal failure. Data-path calls return these, they do not throw.
+ * Numbers follow NIXL where it has the same status.
+ */
 export const TransferStatus = {
   Done: 0,
   InProgress: 1,
+  /** Prepared, never posted. */
   NotPosted: 2,
+  /** A descriptor lies outside its segment, or the lists do not match. */
   InvalidDescriptor: -2,
+  /** Segment or peer unknown (deregistered, removed). */
   NotFound: -4,
+  /** The owner has not granted these bytes. */
   NotAllowed: -6,
+  /** Posted again while running; the running transfer goes on. */
+  RepostActive: -7,
   TransportError: -8,
   NotSupported: -9,
   RemoteDisconnected: -10,
@@ -21,16 +29,15 @@ export type TransferStatus = (typeof TransferStatus)[keyof typeof TransferStatus
 
 /** Memory an agent has registered. The owner keeps it alive until deregistered. */
 export interface TransferSegment {
-  /** Unique within the agent; what remote descriptors name. */
+  /** Unique within the agent; what remote descriptors name. Never reused. */
   readonly id: number;
   readonly kind: MemoryKind;
-  /** DRAM: the memory itself. */
-  readonly buffer: ArrayBuffer | SharedArrayBuffer;
-  readonly byteOffset: number;
+  /** DRAM: the memory itself, exactly the registered bytes. May lie over a SharedArrayBuffer. */
+  readonly bytes: Uint8Array;
   readonly lengthBytes: number;
 }
 
-/** Many pieces of memory as columns: `count` rows of (segment, byte offset within the segment, length in bytes). */
+/** Many pieces of memory as columns: `count` rows of (segment, byte offset within the segment, length in bytes). Zero lengths are allowed. */
 export interface DescriptorColumns {
   readonly count: number;
   readonly segments: Int32Array;
@@ -38,48 +45,73 @@ export interface DescriptorColumns {
   readonly lengths: Int32Array;
 }
 
-export interface TransferOperation {
+/** A prepared transfer: validated once, posted many times. Transports may keep derived data per plan (WeakMap). Never changes. */
+export interface TransferPlan {
+  /** `read`: remote memory into local; `write`: local memory into remote. */
   readonly op: 'read' | 'write';
   readonly peer: string;
   readonly local: DescriptorColumns;
   /** Same count and lengths as `local`. */
   readonly remote: DescriptorColumns;
-  /** Delivered to the peer after the data is visible there; empty = none. */
-  readonly notification: Uint8Array;
-  readonly deadlineMs: number;
+  /** Sum of the lengths. */
+  readonly bytes: number;
 }
 
-/** What a transport learns from its agent. */
+/** Connection facts of one endpoint; travels inside the agent's metadata. */
+export type TransportMetadata = { readonly [key: string]: string | number | boolean };
+
+/** A peer agent, as its metadata describes it. */
+export interface TransferPeer {
+  readonly name: string;
+  /** Changes with each life of the agent: a restarted peer is another one. */
+  readonly incarnation: string;
+  readonly metadata: TransportMetadata;
+}
+
+/** What a transport learns from its agent. Calls are synchronous and do not throw. */
 export interface TransportHost {
   readonly agentName: string;
+  readonly incarnation: string;
   /** Looks up a local segment; undefined when deregistered. */
   segment(id: number): TransferSegment | undefined;
-  /** May `peer` touch these bytes of the local segment? (bounds and grants) */
-  allows(peer: string, segment: number, offset: number, length: number, op: 'read' | 'write'): boolean;
-  /** A notification has arrived. */
+  /**
+   * May `peer` touch these bytes of a local segment? `Done`, or why not: `NotFound`, `InvalidDescriptor`, `NotAllowed`.
+   * `op` as the peer sees it: `read` takes our bytes, `write` changes them. Asked for every descriptor of every transfer.
+   */
+  allows(peer: string, segment: number, offset: number, length: number, op: 'read' | 'write'): TransferStatus;
+  /** A notification has arrived. The payload is the receiver's. */
   notified(peer: string, payload: Uint8Array): void;
-  /** The peer is gone; running transfers with it end as RemoteDisconnected. */
+  /** The peer is gone; running transfers with it end as RemoteDisconnected. Called once per loss. */
   disconnected(peer: string): void;
 }
 
 /** A transport opened for one agent. */
 export interface TransportEndpoint {
-  /** Connection facts for peers, part of the agent's metadata. Plain data. */
-  metadata(): PlainData;
-  /** Whether this endpoint can reach a peer with such metadata. */
-  canReach(metadata: PlainData): boolean;
-  connect(peer: string, metadata: PlainData): void;
+  metadata(): TransportMetadata;
+  /** Whether this endpoint can reach an endpoint with such metadata. */
+  canReach(metadata: TransportMetadata): boolean;
+  /** Makes a peer known; the connection itself may come with the first transfer. Replaces an earlier peer of that name. */
+  connect(peer: TransferPeer): void;
+  /** Forgets a peer; its running transfers end as RemoteDisconnected. */
   disconnect(peer: string): void;
-  /** Expected microseconds for `bytes` in `count` pieces; updated from measurements. */
+  /** Expected microseconds for `bytes` in `count` pieces, from measurements; Infinity when the peer is not connected here. */
   estimateMicros(peer: string, bytes: number, count: number): number;
   /**
    * Starts a transfer; `done` is called exactly once, later or before return, with a terminal status. Returns a token for `cancel`.
-   * Memory of the operation belongs to the transfer until `done`.
+   * Local memory belongs to the transfer until `done`. `notification` is delivered to the peer after the data: for a write once all
+   * bytes are visible there, for a read once all bytes are here. Not delivered when the transfer fails.
    */
-  post(operation: TransferOperation, done: (status: TransferStatus) => void): number;
-  /** Asks to stop. `done` still comes, once no byte of the local memory can change any more. */
+  post(plan: TransferPlan, notification: Uint8Array | undefined, done: (status: TransferStatus) => void): number;
+  /**
+   * Asks to stop; unknown tokens are ignored. `done` still comes (Canceled, or Done when it was too late), and only once no byte of the
+   * local memory can change any more. Bounded: a peer that does not answer is disconnected.
+   */
   cancel(token: number): void;
+  /** Sends a notification without data. False: peer not connected here, or its queue is full. */
   notify(peer: string, payload: Uint8Array): boolean;
+  /** For transports that pin or map memory. */
+  registered?(segment: TransferSegment): void;
+  deregistered?(segment: TransferSegment): void;
   /** Ends every transfer first. Idempotent. */
   close(): Promise<void>;
 }

@@ -1,4 +1,5 @@
 // @hot
+import { ArmatureError } from '@armature/contracts';
 import { hashMemory } from './wasm.ts';
 import type { SaltHash } from './salt.ts';
 
@@ -15,6 +16,14 @@ export interface HashColumns {
   readonly blockHashes: Int32Array;
   /** Hash of the block and everything before it. */
   readonly sequenceHashes: Int32Array;
+}
+
+/** Number of complete blocks; throws `TOKENS_BLOCK_SIZE_INVALID` rather than hashing forever. */
+export function completeBlocks(length: number, blockSize: number): number {
+  if (!(blockSize >= 1) || blockSize !== Math.floor(blockSize)) {
+    throw new ArmatureError('TOKENS_BLOCK_SIZE_INVALID', `block size is ${blockSize}`, { hint: 'use a whole number of tokens, 1 or more' });
+  }
+  return Math.floor(length / blockSize);
 }
 
 /**
@@ -38,7 +47,7 @@ function compute(tokens: Int32Array, blocks: number, hashing: BlockHashing): num
  * Returns the number of blocks written.
  */
 export function hashBlocks(tokens: Int32Array, length: number, hashing: BlockHashing, out: HashColumns): number {
-  const blocks = Math.floor(length / hashing.blockSize);
+  const blocks = completeBlocks(length, hashing.blockSize);
   if (blocks === 0) return 0;
   const sequences = compute(tokens, blocks, hashing) >> 2;
   const words = hashMemory.words;
@@ -49,7 +58,7 @@ export function hashBlocks(tokens: Int32Array, length: number, hashing: BlockHas
 
 /** As `hashBlocks`, sequence hashes only. Returns the number of blocks written to `out` (two words each). */
 export function sequenceHashesInto(tokens: Int32Array, length: number, hashing: BlockHashing, out: Int32Array): number {
-  const blocks = Math.floor(length / hashing.blockSize);
+  const blocks = completeBlocks(length, hashing.blockSize);
   if (blocks === 0) return 0;
   const sequences = compute(tokens, blocks, hashing) >> 2;
   out.set(hashMemory.words.subarray(sequences, sequences + blocks * 2));
@@ -58,7 +67,7 @@ export function sequenceHashesInto(tokens: Int32Array, length: number, hashing: 
 
 /** Sequence hashes of the complete blocks of `tokens[0 .. length)` in a new array, two words per block. */
 export function sequenceHashes(tokens: Int32Array, length: number, blockSize: number, salt: SaltHash): Int32Array {
-  const blocks = Math.floor(length / blockSize);
+  const blocks = completeBlocks(length, blockSize);
   if (blocks === 0) return new Int32Array(0);
   const sequences = compute(tokens, blocks, { blockSize, salt }) >> 2;
   return hashMemory.words.slice(sequences, sequences + blocks * 2);

@@ -1,5 +1,6 @@
 // @hot
 import { hashMemory } from './wasm.ts';
+import { completeBlocks } from './block-hashes.ts';
 import type { BlockHashing } from './block-hashes.ts';
 
 /**
@@ -17,6 +18,7 @@ export class SequenceHasher {
   #sequenceHashes: Int32Array;
 
   constructor(hashing: BlockHashing) {
+    completeBlocks(0, hashing.blockSize);
     this.blockSize = hashing.blockSize;
     this.#saltLo = hashing.salt.lo;
     this.#saltHi = hashing.salt.hi;

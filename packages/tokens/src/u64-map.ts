@@ -4,12 +4,13 @@ export type U64MapVisitor = (lo: number, hi: number, value: number) => void;
 
 /** Slot = 4 words: lo, hi, value, 1 when used. 16 bytes, so a slot never crosses a cache line. */
 const WORDS = 4;
-/** Slots of the old table looked at per insertion while growing: at least 2.5 are needed to finish before the next growth. */
+/** Slots of the old table looked at per insertion while growing; two would be enough to finish before the next growth. */
 const MOVES = 16;
 
 /**
  * Hash table u64 → int32, open addressing with linear probing, no tombstones. Grows incrementally: an insertion moves a few
- * entries, so none takes longer because the table is large. Not for concurrent mutation during `forEach`.
+ * entries, so none takes longer because the table is large. Words may come signed or unsigned; they go out signed.
+ * `forEach` must not change the map.
  */
 export class U64Map {
   #slots: Int32Array;
@@ -45,20 +46,22 @@ export class U64Map {
 
   /** The value, -1 when absent (`has` tells a stored -1 from absence). */
   get(lo: number, hi: number): number {
-    const at = find(this.#slots, this.#mask, lo, hi);
+    const at = find(this.#slots, this.#mask, lo | 0, hi | 0);
     if (this.#slots[at + 3] !== 0) return this.#slots[at + 2];
     if (this.#old === null) return -1;
-    const oldAt = find(this.#old, this.#oldMask, lo, hi);
+    const oldAt = find(this.#old, this.#oldMask, lo | 0, hi | 0);
     return this.#old[oldAt + 3] !== 0 ? this.#old[oldAt + 2] : -1;
   }
 
   has(lo: number, hi: number): boolean {
-    if (this.#slots[find(this.#slots, this.#mask, lo, hi) + 3] !== 0) return true;
-    return this.#old !== null && this.#old[find(this.#old, this.#oldMask, lo, hi) + 3] !== 0;
+    if (this.#slots[find(this.#slots, this.#mask, lo | 0, hi | 0) + 3] !== 0) return true;
+    return this.#old !== null && this.#old[find(this.#old, this.#oldMask, lo | 0, hi | 0) + 3] !== 0;
   }
 
   /** Inserts or replaces. True when the key is new. */
   set(lo: number, hi: number, value: number): boolean {
+    lo |= 0;
+    hi |= 0;
     if (this.#old !== null) this.#move();
     let at = find(this.#slots, this.#mask, lo, hi);
     if (this.#slots[at + 3] !== 0) {
@@ -83,6 +86,8 @@ export class U64Map {
 
   /** True when the key was there. */
   delete(lo: number, hi: number): boolean {
+    lo |= 0;
+    hi |= 0;
     if (remove(this.#slots, this.#mask, lo, hi)) {
       this.#size--;
       return true;

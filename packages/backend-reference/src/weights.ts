@@ -1,0 +1,53 @@
+import type { Checkpoint } from './checkpoint/checkpoint.ts';
+import { fillRopeTable, inverseFrequencies } from './math/rope-table.ts';
+import type { MemoryPlan } from './memory-plan.ts';
+import { PANEL } from './memory-plan.ts';
+
+/** Row-major [outs][k] into panels [out / 8][k][out % 8] that begin at `target`, as outputs `firstOut`, `firstOut + 1`, ... */
+export function packPanels(source: Float32Array, k: number, target: Float32Array, firstOut: number): void {
+  const outs = source.length / k;
+  for (let row = 0; row < outs; row++) {
+    const out = firstOut + row;
+    let at = Math.floor(out / PANEL) * PANEL * k + (out % PANEL);
+    for (let i = row * k; i < (row + 1) * k; i++, at += PANEL) target[at] = source[i]!;
+  }
+}
+
+const LAYER = /^model\.layers\.(\d+)\.(.+)$/;
+
+/** Copies all weights to their places and fills the rotary table. Returns the model's fingerprint. */
+export function loadWeights(checkpoint: Checkpoint, plan: MemoryPlan, buffer: SharedArrayBuffer): string {
+  const { shape, limits } = plan;
+  const copy = (address: number, values: Float32Array): void => new Float32Array(buffer, address, values.length).set(values);
+  const pack = (address: number, values: Float32Array, k: number, firstOut = 0): void =>
+    packPanels(values, k, new Float32Array(buffer, address, Math.ceil((firstOut + values.length / k) / PANEL) * PANEL * k), firstOut);
+  const q = shape.heads * shape.headDim;
+  const kv = shape.kvHeads * shape.headDim;
+  const loadLayer = (index: number, name: string, values: Float32Array): void => {
+    const layer = plan.layers[index]!;
+    if (name === 'input_layernorm.weight') copy(layer.attentionNorm, values);
+    else if (name === 'post_attention_layernorm.weight') copy(layer.mlpNorm, values);
+    else if (name === 'self_attn.q_proj.weight') pack(layer.qkv, values, shape.hiddenSize);
+    else if (name === 'self_attn.k_proj.weight') pack(layer.qkv, values, shape.hiddenSize, q);
+    else if (name === 'self_attn.v_proj.weight') pack(layer.qkv, values, shape.hiddenSize, q + kv);
+    else if (name === 'self_attn.q_proj.bias') copy(layer.qkvBias, values);
+    else if (name === 'self_attn.k_proj.bias') copy(layer.qkvBias + 4 * q, values);
+    else if (name === 'self_attn.v_proj.bias') copy(layer.qkvBias + 4 * (q + kv), values);
+    else if (name === 'self_attn.o_proj.weight') pack(layer.output, values, q);
+    else if (name === 'self_attn.o_proj.bias') copy(layer.outputBias, values);
+    else if (name === 'mlp.gate_proj.weight') pack(layer.gateUp, values, shape.hiddenSize);
+    else if (name === 'mlp.up_proj.weight') pack(layer.gateUp, values, shape.hiddenSize, shape.intermediateSize);
+    else pack(layer.down, values, shape.intermediateSize);
+  };
+  const fingerprint = checkpoint.readAll((name, values) => {
+    const match = LAYER.exec(name);
+    if (match !== null) loadLayer(Number(match[1]), match[2]!, values);
+    else if (name === 'model.norm.weight') copy(plan.finalNorm, values);
+    else if (name === 'lm_head.weight') pack(plan.head, values, shape.hiddenSize);
+    else if (shape.tiedEmbeddings) pack(plan.embedding, values, shape.hiddenSize);
+    else copy(plan.embedding, values);
+  });
+  const table = new Float32Array(buffer, plan.ropeTable, limits.maxModelTokens * shape.headDim);
+  fillRopeTable(table, inverseFrequencies(shape.headDim, shape.ropeTheta, shape.ropeScaling));
+  return fingerprint;
+}

@@ -1,0 +1,40 @@
+import type { DecisionRecord, RequestRecord } from '@armature/serving';
+
+const shortName = (instanceId: string): string => instanceId.split('@')[0] ?? instanceId;
+const ms = (value: number | undefined): string => (value === undefined ? '–' : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`);
+
+function bytes(value: number): string {
+  if (value < 1024) return `${value} B`;
+  return value < 1 << 20 ? `${(value / 1024).toFixed(0)} KiB` : `${(value / (1 << 20)).toFixed(1)} MiB`;
+}
+
+function decisionLines(decision: DecisionRecord): string[] {
+  const ranked = [...decision.candidates].sort((a, b) => Number(b.worker === decision.chosen) - Number(a.worker === decision.chosen) || a.cost - b.cost);
+  return ranked.map((candidate, i) => {
+    const label = i === 0 ? `${decision.hop.padEnd(10)} →` : ''.padEnd(12);
+    const terms = Object.entries(candidate.terms)
+      .filter(([name, value]) => value !== 0 && name !== 'cost')
+      .map(([name, value]) => `${name} ${Number(value.toFixed(2))}`)
+      .join(', ');
+    const why = i === 0 ? `${decision.policy}: ` : '';
+    return `  ${label} ${shortName(candidate.worker).padEnd(12)} ${why}cost ${Number(candidate.cost.toFixed(2))}, overlap ${candidate.overlapBlocks} of ${decision.blocks} blocks${terms === '' ? '' : ` (${terms})`}`;
+  });
+}
+
+/** One turn, as `armature chat --explain` shows it. */
+export function explainRequest(record: RequestRecord): string {
+  const lines = record.decisions.flatMap(decisionLines);
+  if (record.disaggregation !== undefined) {
+    const { policy, remote, reason } = record.disaggregation;
+    lines.push(`  ${'prefill'.padEnd(12)} ${remote ? 'on a prefill worker' : 'on the decode worker'} (${policy}${reason === 'policy' ? '' : `: ${reason}`})`);
+  }
+  if (record.transfer !== undefined) {
+    const { from, to, movedBlocks, movedBytes, matchedBlocks, durationMs, outcome } = record.transfer;
+    const held = matchedBlocks > 0 ? `, ${matchedBlocks} held already` : '';
+    lines.push(`  ${'moved'.padEnd(12)} ${movedBlocks} blocks (${bytes(movedBytes)}) ${shortName(from)} → ${shortName(to)} in ${ms(durationMs)}${held}${outcome === 'valid' ? '' : ` (${outcome})`}`);
+  }
+  lines.push(
+    `  ${'tokens'.padEnd(12)} ${record.promptTokens} prompt, ${record.cachedTokens} cached, ${record.outputTokens} output · TTFT ${ms(record.ttftMs)} · ITL ${ms(record.itlMs)}`,
+  );
+  return lines.join('\n');
+}

@@ -1,0 +1,34 @@
+import { ArmatureError } from '@armature/contracts';
+
+/** Exit codes by class of failure; documented in docs/reference/exit-codes.md. */
+export const ExitCode = {
+  Ok: 0,
+  Internal: 1,
+  Usage: 2,
+  Config: 3,
+  Plugin: 4,
+  Model: 5,
+  Listen: 6,
+  Unreachable: 7,
+} as const;
+
+const CLASSES: readonly (readonly [RegExp, number])[] = [
+  [/^USAGE_/, ExitCode.Usage],
+  [/^CONFIG_/, ExitCode.Config],
+  [/^PLUGIN_/, ExitCode.Plugin],
+  [/^(MODEL_|PREPROCESSOR_|ENGINE_)/, ExitCode.Model],
+  [/^HTTP_/, ExitCode.Listen],
+  [/^CHAT_/, ExitCode.Unreachable],
+];
+
+export function exitCodeOf(error: unknown): number {
+  const code = ArmatureError.is(error) ? error.code : '';
+  return CLASSES.find(([pattern]) => pattern.test(code))?.[1] ?? ExitCode.Internal;
+}
+
+/** What a person sees: message, hint, code. Stack traces only for internal errors. */
+export function describeError(error: unknown): string {
+  if (!ArmatureError.is(error)) return error instanceof Error ? (error.stack ?? error.message) : String(error);
+  const hint = error.hint === undefined ? '' : `\n  → ${error.hint}`;
+  return `${error.message}${hint}\n  [${error.code}]`;
+}

@@ -1,0 +1,4 @@
+export { main } from './main.ts';
+export { bootFile } from './boot.ts';
+export { builtins } from './builtins.ts';
+export { ExitCode, exitCodeOf } from './exit-codes.ts';

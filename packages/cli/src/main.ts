@@ -1,0 +1,116 @@
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { chat } from './commands/chat.ts';
+import type { ChatCommandOptions } from './commands/chat.ts';
+import { configCheck, configExplain, configSchema } from './commands/config.ts';
+import { listPlugins } from './commands/plugins.ts';
+import { serve } from './commands/serve.ts';
+import { ExitCode, describeError, exitCodeOf } from './exit-codes.ts';
+
+const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
+
+function number(value: string): number {
+  const parsed = Number(value);
+  if (!Number.isFinite(parsed)) throw new InvalidArgumentError('not a number');
+  return parsed;
+}
+
+function fileOf(argument: string | undefined, options: { file?: string }): string {
+  const file = argument ?? options.file;
+  if (file === undefined) throw new CommanderError(ExitCode.Usage, 'armature.file', 'name a configuration file: FILE or -f FILE');
+  return file;
+}
+
+function build(): Command {
+  const program = new Command('armature')
+    .description('Serves large language models across many GPUs and machines, from one YAML.')
+    .version(version, '-V, --version')
+    .showHelpAfterError('(run with --help for usage)')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  armature serve -f deploy/quickstart.yaml            serve a model; Ctrl-C stops
+  armature chat --explain                             talk to it and see why each worker was chosen
+  armature chat -f deploy/aggregated.yaml "Hello!"    start a deployment, ask once, stop
+  armature config check cluster.yaml                  every problem at once, with line and column
+  armature config explain models.router               what a key means
+
+Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 cannot listen, 7 server not reachable.`,
+    );
+
+  program
+    .command('serve')
+    .description('start everything in a configuration file, in the foreground')
+    .requiredOption('-f, --file <file>', 'configuration file (YAML)')
+    .addHelpText('after', '\nThe file is checked as a whole first; nothing listens before every worker is ready. A second Ctrl-C leaves at once.')
+    .action((options: { file: string }) => serve(options.file));
+
+  program
+    .command('chat')
+    .description('talk to a model; streams the answer')
+    .argument('[messages...]', 'turns to send one after the other; without any, read from the keyboard')
+    .option('-f, --file <file>', 'start this deployment for the chat, and stop it afterwards')
+    .option('--url <url>', 'server to talk to', 'http://127.0.0.1:8000')
+    .option('--admin <url>', 'its admin listener, for --explain', 'http://127.0.0.1:8001')
+    .option('-m, --model <name>', 'model; default: the first one served')
+    .option('-s, --system <text>', 'system message')
+    .option('--max-tokens <n>', 'longest answer', number)
+    .option('--temperature <t>', 'sampling temperature', number)
+    .option('-e, --explain', 'after each turn: workers chosen and why, overlap, blocks moved, TTFT, ITL', false)
+    .action((messages: string[], options: ChatCommandOptions) => chat(messages, options));
+
+  program
+    .command('plugins')
+    .description('list the plug-ins that are known: built-in ones and those a file names')
+    .option('-f, --file <file>', 'configuration file')
+    .option('--json', 'as JSON', false)
+    .action((options: { file?: string; json: boolean }) => listPlugins(options.file, options.json));
+
+  const config = program.command('config').description('check and explain configuration files');
+  config
+    .command('check')
+    .description('report every problem of a file, with line and column')
+    .argument('[file]', 'configuration file')
+    .option('-f, --file <file>', 'the same')
+    .option('--print', 'print the effective configuration: defaults filled in, secrets masked', false)
+    .action((file: string | undefined, options: { file?: string; print: boolean }) => configCheck(fileOf(file, options), options.print));
+  config
+    .command('schema')
+    .description('print the JSON Schema of configuration files, for editors')
+    .option('-f, --file <file>', 'include the plug-ins that this file names')
+    .action((options: { file?: string }) => configSchema(options.file));
+  config
+    .command('explain')
+    .description('explain a key (models.router), or, with a file, where each effective value comes from')
+    .argument('[key]', 'dotted key')
+    .option('-f, --file <file>', 'configuration file')
+    .action((key: string | undefined, options: { file?: string }) => configExplain(key, options.file));
+
+  program
+    .command('version')
+    .description('print versions of armature, Node and the platform')
+    .action(() => process.stdout.write(`armature ${version}\nnode ${process.versions.node}\nplatform ${process.platform}-${process.arch}\n`));
+  return program;
+}
+
+/** Runs a command line; returns the exit code. */
+export async function main(argv: readonly string[]): Promise<number> {
+  const program = build();
+  const prepare = (command: Command): void => {
+    command.exitOverride();
+    command.commands.forEach(prepare);
+  };
+  prepare(program);
+  try {
+    await program.parseAsync([...argv], { from: 'user' });
+    return typeof process.exitCode === 'number' ? process.exitCode : ExitCode.Ok;
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      if (error.code === 'armature.file') process.stderr.write(`${error.message}\n`);
+      return error.exitCode === 0 ? ExitCode.Ok : ExitCode.Usage;
+    }
+    process.stderr.write(`${describeError(error)}\n`);
+    return exitCodeOf(error);
+  }
+}

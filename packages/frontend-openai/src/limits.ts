@@ -1,0 +1,22 @@
+/** Bounds of the API; the OpenAPI document and the validators both read them here. */
+export const LIMITS = {
+  choices: 128,
+  /** Prompts of one completions request. */
+  prompts: 128,
+  stopStrings: 16,
+  stopLength: 1024,
+  stopTokenIds: 128,
+  topLogprobs: 20,
+  biases: 1024,
+  /** Range of `logit_bias` values. */
+  bias: 100,
+  penalty: 2,
+  temperature: 2,
+  messages: 65_536,
+  modelName: 512,
+  cacheSalt: 512,
+  user: 4096,
+  workerName: 256,
+  /** What OpenAI's /v1/completions generates when `max_tokens` is absent. */
+  completionTokens: 16,
+} as const;

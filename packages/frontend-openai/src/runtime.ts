@@ -1,0 +1,69 @@
+import type { Clock, Logger, Random } from '@armature/contracts';
+import type { OpenAiConfig } from './config.ts';
+import { Flusher } from './flusher.ts';
+import type { FrontendMetrics } from './frontend-metrics.ts';
+import type { Generation } from './generation.ts';
+
+export interface RuntimeOptions {
+  readonly config: OpenAiConfig;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Logger;
+  readonly metrics: FrontendMetrics;
+}
+
+/** What every request of one frontend shares. */
+export class Runtime {
+  readonly config: OpenAiConfig;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly log: Logger;
+  readonly metrics: FrontendMetrics;
+  readonly flusher: Flusher;
+  /** Whether per-request lines are wanted; asked once, since building their fields costs. */
+  readonly debug: boolean;
+  readonly live = new Set<Generation>();
+  #whenIdle: (() => void) | undefined = undefined;
+
+  constructor(options: RuntimeOptions) {
+    this.config = options.config;
+    this.clock = options.clock;
+    this.random = options.random;
+    this.log = options.log;
+    this.metrics = options.metrics;
+    this.flusher = new Flusher(options.clock);
+    this.debug = options.log.isEnabled('debug');
+  }
+
+  began(generation: Generation): void {
+    this.live.add(generation);
+    this.metrics.inFlight.set(this.live.size);
+  }
+
+  ended(generation: Generation): void {
+    this.live.delete(generation);
+    this.metrics.inFlight.set(this.live.size);
+    if (this.live.size === 0) this.#whenIdle?.();
+  }
+
+  /** Resolves when no request runs, or at the deadline. */
+  idle(deadlineMs: number): Promise<void> {
+    if (this.live.size === 0 || deadlineMs <= 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = this.clock.setTimer(deadlineMs, resolve);
+      this.#whenIdle = () => {
+        this.clock.clearTimer(timer);
+        resolve();
+      };
+    });
+  }
+
+  /** 24 hex digits: unique enough for one deployment's life, short enough for a log line. */
+  newId(): string {
+    return hex(this.random.u32()) + hex(this.random.u32()) + hex(this.random.u32());
+  }
+}
+
+function hex(word: number): string {
+  return (word + 0x1_0000_0000).toString(16).slice(1);
+}

@@ -1,0 +1,14 @@
+import { kv, leastLoaded, powerOfTwo, random, roundRobin } from './plugin.ts';
+
+export { ActiveBlocks } from './active-blocks.ts';
+export type { ActiveBlocksOptions } from './active-blocks.ts';
+export { OverlapColumns } from './block-sets.ts';
+export { kvPolicyDefaults } from './config.ts';
+export type { KvPolicyConfig } from './config.ts';
+export { KvIndex } from './kv-index.ts';
+export { KvPolicy } from './kv-policy.ts';
+export { LeastLoadedPolicy, PowerOfTwoPolicy, RandomPolicy, RoundRobinPolicy } from './simple-policies.ts';
+export { kv, leastLoaded, powerOfTwo, random, roundRobin };
+
+/** Plug-ins of this package, for the loader. */
+export default [kv, roundRobin, random, leastLoaded, powerOfTwo];

@@ -1,0 +1,179 @@
+import { expect, test } from 'vitest';
+import type { KvEvent, KvTier } from '@armature/contracts';
+import { chainHashes, removedEvent, storedEvent } from '@armature/contracts/testing/router-policy';
+import { OverlapColumns } from './block-sets.ts';
+import { seeded } from './fixtures.test.support.ts';
+import { KvIndex } from './kv-index.ts';
+
+const tiers: readonly KvTier[] = ['device', 'host', 'disk', 'object'];
+type Held = Map<string, Set<number>>;
+
+/** The index, literally: per worker a map from block to the tiers that hold it. */
+class NaiveIndex {
+  readonly workers = new Map<number, { last: number; held: Held }>();
+
+  apply(slot: number, event: KvEvent): boolean {
+    const worker = this.workers.get(slot);
+    if (worker === undefined) return true;
+    if (worker.last >= 0 && event.eventId <= worker.last) return true;
+    if (worker.last >= 0 && event.eventId !== worker.last + 1) return false;
+    worker.last = event.eventId;
+    if (event.type === 'cleared') {
+      worker.held.clear();
+      return true;
+    }
+    for (let i = 0; i < event.sequenceHashes.length; i += 2) {
+      const key = `${event.sequenceHashes[i]},${event.sequenceHashes[i + 1]}`;
+      const held = worker.held.get(key) ?? new Set<number>();
+      if (event.type === 'stored') held.add(tiers.indexOf(event.tier));
+      else held.delete(tiers.indexOf(event.tier));
+      if (held.size > 0) worker.held.set(key, held);
+      else worker.held.delete(key);
+    }
+    return true;
+  }
+
+  /** [total, host, disk, object] */
+  overlap(slot: number, hashes: Int32Array): number[] {
+    const counts = [0, 0, 0, 0];
+    const held = this.workers.get(slot)?.held;
+    for (let i = 0; held !== undefined && i < hashes.length; i += 2) {
+      const at = held.get(`${hashes[i]},${hashes[i + 1]}`);
+      if (at === undefined) break;
+      counts[0]++;
+      const best = Math.min(...at);
+      if (best > 0) counts[best]++;
+    }
+    return counts;
+  }
+
+  get size(): number {
+    return new Set([...this.workers.values()].flatMap((worker) => [...worker.held.keys()])).size;
+  }
+}
+
+function compare(index: KvIndex, model: NaiveIndex, slots: number, query: Int32Array, out: OverlapColumns): void {
+  index.findOverlap(query, query.length / 2, out);
+  for (let slot = 0; slot < slots; slot++) {
+    expect([out.total[slot], out.host[slot], out.disk[slot], out.object[slot]], `slot ${slot}`).toEqual(model.overlap(slot, query));
+  }
+}
+
+for (const { seed, slots } of [
+  { seed: 1, slots: 1 },
+  { seed: 2, slots: 5 },
+  { seed: 3, slots: 33 },
+  { seed: 4, slots: 100 },
+  { seed: 5, slots: 8 },
+  { seed: 6, slots: 64 },
+]) {
+  test(`equals the naive model under random events, then drains to nothing (seed ${seed}, ${slots} workers)`, () => {
+    const random = seeded(seed);
+    const index = new KvIndex();
+    const model = new NaiveIndex();
+    const out = new OverlapColumns(1);
+    const count = { gaps: 0, ignored: 0, holes: 0, queries: 0 };
+    // A few chains that share prefixes: chain c follows chain 0 for its first c * 3 blocks.
+    const block = (chain: number, at: number): Int32Array => chainHashes(at < chain * 3 ? 0 : chain, 1, at);
+    const range = (chain: number, from: number, to: number): Int32Array => {
+      const hashes = new Int32Array((to - from) * 2);
+      for (let i = from; i < to; i++) hashes.set(block(chain, i), (i - from) * 2);
+      return hashes;
+    };
+    const join = (slot: number): void => {
+      index.joined(slot);
+      model.workers.set(slot, { last: 0, held: new Map() });
+    };
+    for (let slot = 0; slot < slots; slot++) if (random.below(10) > 0) join(slot);
+    for (let step = 0; step < 4000; step++) {
+      const slot = random.below(slots);
+      const worker = model.workers.get(slot);
+      const kind = random.below(100);
+      if (kind < 2) {
+        index.left(slot);
+        model.workers.delete(slot);
+      } else if (kind < 5) join(slot);
+      else if (kind < 7) {
+        index.reset(slot);
+        if (worker !== undefined) Object.assign(worker, { last: -1, held: new Map() });
+      } else {
+        const last = worker === undefined || worker.last < 0 ? random.below(50) : worker.last;
+        const drift = random.below(20);
+        const eventId = drift === 0 ? last + 2 + random.below(3) : drift < 3 ? Math.max(1, last - random.below(3)) : last + 1;
+        const from = random.below(24);
+        const hashes = range(random.below(6), from, from + 1 + random.below(random.below(3) === 0 ? 24 : 4));
+        const tier = tiers[random.below(3) === 0 ? random.below(4) : 0];
+        const event = kind < 60 ? storedEvent(eventId, hashes, tier) : kind < 98 ? removedEvent(eventId, hashes, tier) : ({ type: 'cleared', eventId } as const);
+        const applied = model.apply(slot, event);
+        expect(index.apply(slot, event)).toBe(applied);
+        if (!applied) count.gaps++;
+        else if (worker !== undefined && worker.last !== eventId) count.ignored++;
+      }
+      if (step % 10 === 0) {
+        count.queries++;
+        compare(index, model, slots, range(random.below(6), 0, random.below(40)), out);
+        if (random.below(5) === 0) compare(index, model, slots, range(random.below(6), 5, 20), out);
+        expect(index.size).toBe(model.size);
+      }
+    }
+    console.log(`kv-index seed ${seed}: ${JSON.stringify(count)}, ${index.size} blocks`);
+    expect(Math.min(count.gaps, count.ignored)).toBeGreaterThan(0);
+    for (const [slot, worker] of model.workers) {
+      if (slot % 2 === 0) {
+        index.left(slot);
+        expect(index.held(slot)).toBe(0);
+        continue;
+      }
+      if (worker.last < 0) worker.last = 0;
+      for (const [key, held] of worker.held) for (const tier of held) expect(index.apply(slot, removedEvent(++worker.last, Int32Array.from(key.split(','), Number), tiers[tier]))).toBe(true);
+      expect(index.held(slot)).toBe(0);
+    }
+    expect(index.size).toBe(0);
+    compare(index, new NaiveIndex(), slots, range(0, 0, 40), out);
+  });
+}
+
+test('rows are used again: churn far beyond one chunk keeps exactly the live blocks', () => {
+  const index = new KvIndex();
+  index.joined(40);
+  for (let round = 0; round < 300; round++) {
+    index.apply(40, storedEvent(round * 2 + 1, chainHashes(round, 100)));
+    index.apply(40, removedEvent(round * 2 + 2, chainHashes(round, 90, 10)));
+  }
+  expect(index.size).toBe(3000);
+  expect(index.held(40)).toBe(3000);
+  const out = new OverlapColumns();
+  for (const round of [0, 150, 299]) {
+    index.findOverlap(chainHashes(round, 100), 100, out);
+    expect(out.total[40]).toBe(10);
+  }
+});
+
+test('a full index stops recording, counts what it left out and goes on after removals', () => {
+  const index = new KvIndex(10);
+  index.joined(0);
+  index.apply(0, storedEvent(1, chainHashes(1, 14)));
+  expect([index.size, index.droppedBlocks]).toEqual([10, 4]);
+  index.apply(0, removedEvent(2, chainHashes(1, 14)));
+  expect(index.size).toBe(0);
+  index.apply(0, storedEvent(3, chainHashes(2, 10)));
+  const out = new OverlapColumns();
+  index.findOverlap(chainHashes(2, 10), 10, out);
+  expect(out.total[0]).toBe(10);
+});
+
+test('queries of any size do not allocate', () => {
+  const index = new KvIndex();
+  for (let slot = 0; slot < 64; slot++) {
+    index.joined(slot);
+    index.apply(slot, storedEvent(1, chainHashes(1, 8 * (slot + 1))));
+  }
+  const out = new OverlapColumns();
+  const query = chainHashes(1, 512);
+  for (let i = 0; i < 3000; i++) index.findOverlap(query, 512, out);
+  const before = process.memoryUsage().heapUsed;
+  for (let i = 0; i < 3000; i++) index.findOverlap(query, 512, out);
+  // One object per block or candidate would be 3,000 x 512 x 16 bytes = 25 MB; the runner itself allocates a little.
+  expect(process.memoryUsage().heapUsed - before).toBeLessThan(2_000_000);
+  expect(out.total[63]).toBe(512);
+});

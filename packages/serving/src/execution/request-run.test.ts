@@ -1,0 +1,312 @@
+import { FinishCode } from '@armature/contracts';
+import type { InferenceEnd, InferenceRequest, KvEvent, PlaneMessage, RouterPolicy } from '@armature/contracts';
+import { describe, expect, it } from 'vitest';
+import { Method } from '../messages.ts';
+import { always, conditional } from '../policies/disaggregation.ts';
+import { ModelRouter } from '../routing/model-router.ts';
+import { RequestRecords } from '../routing/records.ts';
+import { CountingMetrics, FakePlane, ManualClock, silentLog, testRandom, workerRecord } from '../test-support/fakes.ts';
+import type { FakeCall } from '../test-support/fakes.ts';
+import type { ExecutionHost } from './execution-host.ts';
+import { RequestRun } from './request-run.ts';
+
+const flat: RouterPolicy = { name: 'flat', supports: { deterministic: true }, score: () => undefined };
+const context = undefined as never;
+const always_ = await always.create({ whenNoPrefillWorker: 'fail' }, context);
+
+async function build(roles: readonly ('both' | 'prefill' | 'decode')[], more: Partial<ExecutionHost> = {}) {
+  const clock = new ManualClock();
+  const metrics = new CountingMetrics();
+  const plane = new FakePlane();
+  const router = new ModelRouter({ model: 'm', policy: flat, clock, random: testRandom(3), log: silentLog, metrics, snapshot: (_w, done) => done([]) });
+  roles.forEach((role, i) => router.join(workerRecord(`${role}/${i}`, role)));
+  const counter = (name: string) => metrics.counter({ name }).with();
+  let runs = 0;
+  const host: ExecutionHost = {
+    model: 'm',
+    blockSize: 4,
+    leaseTtlMs: 1_000,
+    migrationLimit: 3,
+    router,
+    policy: always_,
+    requests: plane,
+    records: new RequestRecords(10),
+    clock,
+    log: silentLog,
+    input: { promptTokens: 0, overlapTokens: 0, prefillWorkers: 0, leastPrefillTokens: 0, decodePrefillTokens: 0 },
+    metrics: {
+      finished: counter('finished'),
+      failed: counter('failed'),
+      cancelled: counter('cancelled'),
+      remotePrefills: counter('remote'),
+      localPrefills: counter('local'),
+      fallbacks: counter('fallbacks'),
+      migrations: counter('migrations'),
+    },
+    nextRunId: () => `run-${++runs}`,
+    ...more,
+  };
+  const output = { tokens: [] as number[], ends: [] as InferenceEnd[] };
+  const start = (request: Partial<InferenceRequest> = {}): RequestRun => {
+    const run = new RequestRun(
+      host,
+      {
+        id: 'req',
+        promptTokenIds: Int32Array.from({ length: 10 }, (_, i) => i),
+        sampling: {} as never,
+        stop: {} as never,
+        choices: 1,
+        deadlineMs: 60_000,
+        cacheSalt: '',
+        priority: 0,
+        routing: {},
+        traceparent: '',
+        ...request,
+      },
+      { tokens: (batch) => output.tokens.push(...batch.tokenIds.subarray(0, batch.count)), end: (end) => output.ends.push(end) },
+    );
+    run.start();
+    return run;
+  };
+  const loads = () => router.table.records().map((w) => router.table.load(router.table.slotOf(w.instanceId) ?? -1).requests);
+  return { clock, metrics, plane, router, host, output, start, loads };
+}
+
+const tokens = (...ids: number[]): PlaneMessage => ({ type: 'tokens', count: ids.length, tokenIds: Int32Array.from(ids), finish: new Uint8Array(ids.length), topCount: 0 });
+const last = (id: number, finish: number = FinishCode.Stop): PlaneMessage => ({ type: 'tokens', count: 1, tokenIds: Int32Array.of(id), finish: Uint8Array.of(finish), topCount: 0 });
+const end = (more: object = {}): PlaneMessage => ({ type: 'end', promptTokens: 10, cachedTokens: 4, outputTokens: 2, eventId: 0, ...more });
+const prefilled = (count: number): PlaneMessage => ({ type: 'prefilled', lease: 7, blocks: Int32Array.of(1, 2, 3), tokens: count, cachedTokens: 4 });
+const lost = { code: 'PLANE_DISCONNECTED', message: 'gone', retryable: true };
+const at = (calls: readonly FakeCall[], i: number): FakeCall => {
+  const call = calls[i];
+  if (call === undefined) throw new Error(`no call ${i}; there are ${calls.length}`);
+  return call;
+};
+
+describe('aggregated requests', () => {
+  it('stream tokens and end once, with usage and every charge taken back', async () => {
+    const t = await build(['both', 'both']);
+    t.start();
+    const call = at(t.plane.calls, 0);
+    expect(call.open.message['leg']).toBe('full');
+    expect(call.open.message['sequenceHashes']).toHaveLength(4); // 2 complete blocks of 4
+    call.reply(tokens(5));
+    call.reply(last(6));
+    call.reply(end());
+    call.finish();
+    expect(t.output.tokens).toEqual([5, 6]);
+    expect(t.output.ends).toEqual([{ type: 'finished', usage: { promptTokens: 10, cachedTokens: 4, outputTokens: 2 } }]);
+    expect(t.loads()).toEqual([0, 0]);
+  });
+
+  it('fail with a code when there is no worker', async () => {
+    const t = await build([]);
+    t.start();
+    expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'SERVING_NO_WORKER' } }]);
+  });
+
+  it('go on elsewhere with what was generated when the worker is lost', async () => {
+    const t = await build(['both', 'both']);
+    t.start();
+    const first = at(t.plane.calls, 0);
+    first.reply(tokens(100, 101));
+    first.finish(lost);
+    const second = at(t.plane.calls, 1);
+    expect(second.address).not.toBe(first.address);
+    expect([...(second.open.message['tokenIds'] as Int32Array)].slice(10)).toEqual([100, 101]);
+    expect(second.open.message['promptTokens']).toBe(10);
+    second.reply(last(102));
+    second.reply(end());
+    expect(t.output.tokens).toEqual([100, 101, 102]);
+    expect(t.output.ends).toMatchObject([{ type: 'finished', usage: { outputTokens: 3 } }]);
+    expect(t.metrics.total('migrations')).toBe(1);
+    expect(t.loads()).toEqual([0, 0]);
+  });
+
+  it('never end as an empty success when the stream stops early', async () => {
+    const t = await build(['both']);
+    t.start();
+    at(t.plane.calls, 0).finish();
+    expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'SERVING_NO_WORKER' } }]);
+  });
+
+  it('do not move several choices once tokens are out', async () => {
+    const t = await build(['both', 'both']);
+    t.start({ choices: 2 });
+    const call = at(t.plane.calls, 0);
+    call.reply({ ...tokens(1, 2), choices: Uint8Array.of(0, 1) });
+    call.finish(lost);
+    expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'PLANE_DISCONNECTED' } }]);
+    expect(t.plane.calls).toHaveLength(1);
+  });
+
+  it('cancel closes the worker stream and ends once', async () => {
+    const t = await build(['both']);
+    const run = t.start();
+    run.cancel();
+    run.cancel();
+    at(t.plane.calls, 0).reply(tokens(1));
+    expect(at(t.plane.calls, 0).closedByCaller).toMatchObject({ code: 'SERVING_CANCELLED' });
+    expect(t.output).toEqual({ tokens: [], ends: [{ type: 'cancelled' }] });
+    expect(t.loads()).toEqual([0]);
+  });
+
+  it('name the arrow when the deadline passes', async () => {
+    const t = await build(['both']);
+    t.start({ deadlineMs: 50 });
+    at(t.plane.calls, 0).finish({ code: 'PLANE_DEADLINE_EXCEEDED', message: 'late' });
+    expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'SERVING_DEADLINE_EXCEEDED', message: expect.stringContaining('first token') as string } }]);
+  });
+
+  it('a malformed worker message fails the request, not the process', async () => {
+    const t = await build(['both']);
+    t.start();
+    at(t.plane.calls, 0).reply({ type: 'tokens', tokenIds: [1, 2, 3] });
+    expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'SERVING_MESSAGE_INVALID' } }]);
+  });
+});
+
+describe('disaggregated requests', () => {
+  it('prefill on P, pull and decode on D, first token from P', async () => {
+    const t = await build(['prefill', 'decode']);
+    t.start();
+    const p = at(t.plane.to('fake:prefill/0'), 0);
+    expect(p.open.message['leg']).toBe('prefill');
+    p.reply(prefilled(8));
+    const d = at(t.plane.to('fake:decode/1'), 0);
+    expect(d.open.method).toBe(Method.Decode);
+    expect(d.open.message['source']).toMatchObject({ address: 'fake:prefill/0', layoutFingerprint: 'layout' });
+    p.reply(prefilled(10));
+    p.reply(tokens(50));
+    expect(t.output.tokens).toEqual([50]);
+    p.reply(end({ cachedTokens: 8 }));
+    p.finish();
+    expect(d.received.map((message) => message.type)).toEqual(['prefilled', 'prefilled', 'start']);
+    expect([...(d.received[2]?.['firstTokens'] as Int32Array)]).toEqual([50]);
+    d.reply({ type: 'transferred', matchedBlocks: 1, movedBlocks: 2, movedBytes: 64, durationMs: 1, outcome: 'valid' });
+    d.reply(last(51));
+    d.reply(end());
+    expect(t.output.ends).toEqual([{ type: 'finished', usage: { promptTokens: 10, cachedTokens: 4, outputTokens: 2 } }]);
+    expect(t.host.records.get('req')).toMatchObject({ transfer: { movedBlocks: 2, matchedBlocks: 1 }, disaggregation: { remote: true } });
+    expect(t.metrics.total('remote')).toBe(1);
+    expect(t.loads()).toEqual([0, 0]);
+  });
+
+  it('a first token that ends the answer needs no decode leg', async () => {
+    const t = await build(['prefill', 'decode']);
+    t.start();
+    const p = at(t.plane.to('fake:prefill/0'), 0);
+    p.reply(prefilled(10));
+    p.reply(last(2));
+    p.reply(end());
+    p.finish();
+    const d = at(t.plane.to('fake:decode/1'), 0);
+    expect(d.received.some((message) => message.type === 'start')).toBe(false);
+    expect(d.closedByCaller).toMatchObject({ code: 'SERVING_CANCELLED' }); // D gives back reservation and lease
+    expect(t.output.ends).toMatchObject([{ type: 'finished' }]);
+    expect(t.loads()).toEqual([0, 0]);
+  });
+
+  it('P lost before the first token: another P, from scratch', async () => {
+    const t = await build(['prefill', 'prefill', 'decode']);
+    t.start();
+    const first = at(t.plane.calls, 0);
+    first.reply(prefilled(4));
+    const d = at(t.plane.to('fake:decode/2'), 0);
+    first.finish(lost);
+    expect(d.closedByCaller).toMatchObject({ code: 'SERVING_CANCELLED' });
+    const second = at(t.plane.calls, 2);
+    expect(second.open.message['leg']).toBe('prefill');
+    expect(second.address).not.toBe(first.address);
+    expect(t.loads().reduce((a, b) => a + b, 0)).toBe(1);
+  });
+
+  it('D lost in mid-answer: another D recomputes prompt and output', async () => {
+    const t = await build(['prefill', 'decode', 'decode']);
+    t.start();
+    const p = at(t.plane.to('fake:prefill/0'), 0);
+    p.reply(prefilled(10));
+    p.reply(tokens(50));
+    p.reply(end());
+    p.finish();
+    const d = at(t.plane.calls, 1);
+    d.reply(tokens(51));
+    d.finish(lost);
+    const other = at(t.plane.calls, 2);
+    expect(other.open.message['leg']).toBe('full');
+    expect([...(other.open.message['tokenIds'] as Int32Array)].slice(10)).toEqual([50, 51]);
+    other.reply(last(52));
+    other.reply(end());
+    expect(t.output.tokens).toEqual([50, 51, 52]);
+    expect(t.output.ends).toHaveLength(1);
+  });
+
+  it('engines with their own lease get its parameters verbatim, after P has ended', async () => {
+    const t = await build(['prefill', 'decode']);
+    t.start();
+    const p = at(t.plane.to('fake:prefill/0'), 0);
+    const params = { do_remote_prefill: true, remote_block_ids: [[1, 2]] };
+    p.reply({ ...prefilled(10), lease: 0, params });
+    expect(t.plane.to('fake:decode/1')).toHaveLength(0);
+    p.reply(end());
+    const d = at(t.plane.to('fake:decode/1'), 0);
+    expect(d.open.method).toBe(Method.Generate);
+    expect(d.open.message['opaqueSource']).toEqual(params);
+  });
+
+  it('no prefill worker: refused or local, as the policy says, counted', async () => {
+    const refusing = await build(['decode']);
+    refusing.start();
+    expect(refusing.output.ends).toMatchObject([{ type: 'failed', error: { code: 'SERVING_NO_PREFILL_WORKER' } }]);
+    const policy = await always.create({ whenNoPrefillWorker: 'local' }, context);
+    const local = await build(['decode'], { policy });
+    local.start();
+    expect(at(local.plane.calls, 0).open.message['leg']).toBe('full');
+    expect(local.metrics.total('fallbacks')).toBe(1);
+    expect(local.host.records.get('req')?.disaggregation).toMatchObject({ remote: false, reason: 'no prefill worker is ready' });
+  });
+
+  it('conditional: short prompts stay local, long ones go', async () => {
+    const policy = await conditional.create(
+      { whenNoPrefillWorker: 'local', rule: 'isl-bounding', maxLocalTokens: 16, maxLocalShare: 1.01, prefillBusyTokens: 100, decodeBusyTokens: 1000 },
+      context,
+    );
+    const t = await build(['prefill', 'decode'], { policy });
+    t.start();
+    expect(at(t.plane.calls, 0).open.message['leg']).toBe('full');
+    t.start({ promptTokenIds: new Int32Array(40) });
+    expect(at(t.plane.calls, 1).open.message['leg']).toBe('prefill');
+  });
+});
+
+describe('any failure', () => {
+  it('ends every request exactly once and takes every charge back (500 random histories, seed 11)', async () => {
+    const random = testRandom(11);
+    let migrated = 0;
+    for (let history = 0; history < 500; history++) {
+      const t = await build(['prefill', 'prefill', 'decode', 'decode']);
+      const run = t.start({ choices: 1 + random.below(2) });
+      for (let step = 0; step < 40 && t.output.ends.length === 0; step++) {
+        const open = t.plane.calls.filter((call) => !call.isClosed && call.open.method !== Method.ReleaseLease);
+        const call = open[random.below(open.length)];
+        if (call === undefined) break;
+        const dice = random.below(12);
+        if (dice === 0) call.finish(lost);
+        else if (dice === 1) call.finish({ code: 'ENGINE_FAILED', message: 'x' });
+        else if (dice === 2 && step > 5) run.cancel();
+        else if (dice < 5) call.reply(prefilled(random.below(11)));
+        else if (dice < 9) call.reply(tokens(random.below(100)));
+        else if (dice < 11) call.reply(last(1));
+        else call.reply(end());
+      }
+      if (t.output.ends.length === 0) run.cancel();
+      migrated += t.metrics.total('migrations');
+      expect(t.output.ends).toHaveLength(1);
+      expect(t.loads()).toEqual([0, 0, 0, 0]);
+      expect(t.plane.calls.filter((call) => !call.isClosed && call.open.method !== Method.ReleaseLease)).toHaveLength(0);
+    }
+    expect(migrated).toBeGreaterThan(20);
+  });
+});
+
+export type { KvEvent };
