@@ -1,7 +1,7 @@
+import { createHash } from 'node:crypto';
 import { Worker } from 'node:worker_threads';
 import { ArmatureError } from '@armature/contracts';
-import type { Clock, KvArena, Timer } from '@armature/contracts';
-import { createHash } from 'node:crypto';
+import type { Clock, ErrorData, KvArena, Timer } from '@armature/contracts';
 import { Checkpoint } from './checkpoint/checkpoint.ts';
 import { createMemory } from './kernels.ts';
 import type { SharedMemory } from './kernels.ts';
@@ -213,7 +213,7 @@ export class ReferenceRunner implements ModelRunner {
     });
   }
 
-  #stepped(error: FromThread & { type: 'stepped' } extends { error: infer E } ? E : never): void {
+  #stepped(error: ErrorData | undefined): void {
     if (error === undefined) this.#finishStep(this.#columns!.result, undefined);
     else this.#finishStep(undefined, ArmatureError.fromData(error));
   }

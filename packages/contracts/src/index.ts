@@ -2,6 +2,7 @@ export { ArmatureError } from './errors.ts';
 export type { ArmatureErrorOptions, ErrorData } from './errors.ts';
 export { definePlugin, isPlugin } from './plugin.ts';
 export type {
+  ConfigReport,
   JsonSchema,
   Lifecycle,
   PluginDescriptor,
@@ -83,6 +84,8 @@ export type {
 } from './preprocessor.ts';
 export type { PlaneMessage, PlaneStream, RequestPlane, ServedEndpoint, StreamHandler, StreamOpen, StreamSink } from './request-plane.ts';
 export type { Candidates, KvFollower, LoadFollower, RouterPolicy, RoutingHop, RoutingRequest } from './router-policy.ts';
+export { childTraceparent, newTraceparent, parseTraceparent } from './trace.ts';
+export type { TraceContext } from './trace.ts';
 export { TransferStatus } from './transfer-transport.ts';
 export type {
   DescriptorColumns,

@@ -52,6 +52,17 @@ export interface PluginRequirement {
   readonly optional?: boolean;
 }
 
+/**
+ * Reports one configuration problem. `path`: keys and indices from the plug-in's own `config` downwards; the host adds file, line and
+ * column. `message` says what was found, `hint` what to do; `code` defaults to `CONFIG_CHECK_FAILED`.
+ */
+export type ConfigReport = (problem: {
+  readonly path: readonly (string | number)[];
+  readonly message: string;
+  readonly hint?: string;
+  readonly code?: string;
+}) => void;
+
 export interface PluginDescriptor<K extends PluginKind = PluginKind, Config = unknown> {
   readonly kind: K;
   /** Contract version this plug-in implements. */
@@ -63,6 +74,11 @@ export interface PluginDescriptor<K extends PluginKind = PluginKind, Config = un
   readonly configSchema: JsonSchema;
   /** Kinds whose instances `context.get` may return; decides the order of creation. */
   readonly requires?: readonly PluginRequirement[];
+  /**
+   * What JSON Schema cannot say: names that must be unique, fields that must agree. Called with the effective config (slots resolved to
+   * `PluginSlot`) after it has passed the schema, before anything is created. Must not throw; reports every problem it finds.
+   */
+  check?(config: Config, report: ConfigReport): void;
   /** `config` is validated and has its defaults. Must not start work: no sockets, timers or threads before `start`. */
   create(config: Config, context: K extends 'deployment' ? DeploymentContext : PluginContext): PluginInstance<K> | Promise<PluginInstance<K>>;
 }

@@ -169,7 +169,7 @@ export class Generation implements Flushable {
   readonly #tail: string;
   #headSent = false;
   #openLegs = 0;
-  #firstAtMs = 0;
+  #firstAtMs = -1;
   #lastAtMs = 0;
   #deadline: object | undefined = undefined;
 
@@ -201,7 +201,7 @@ export class Generation implements Flushable {
   received(count: number): void {
     const now = this.#runtime.clock.nowMs();
     const metrics = this.#options.metrics;
-    if (this.#firstAtMs === 0) {
+    if (this.#firstAtMs < 0) {
       this.#firstAtMs = now;
       metrics.ttft.observe((now - this.#options.receivedAtMs) / 1000);
     } else metrics.itl.observe((now - this.#lastAtMs) / 1000 / count);
@@ -362,7 +362,7 @@ export class Generation implements Flushable {
       status,
       outputTokens: output,
       cachedTokens: cached,
-      ttftMs: this.#firstAtMs === 0 ? undefined : this.#firstAtMs - receivedAtMs,
+      ttftMs: this.#firstAtMs < 0 ? undefined : this.#firstAtMs - receivedAtMs,
       durationMs: now - receivedAtMs,
     });
   }

@@ -9,8 +9,8 @@ export function parseBody(bytes: Uint8Array): Json {
   const buffer = Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   // ASCII to a one-byte string is a copy; everything else must be proven UTF-8, or the tokenizer would see replacement characters.
   let text: string;
-  if (isAscii(buffer)) text = buffer.latin1Slice(0, buffer.length);
-  else if (isUtf8(buffer)) text = buffer.utf8Slice(0, buffer.length);
+  if (isAscii(buffer)) text = buffer.toString('latin1');
+  else if (isUtf8(buffer)) text = buffer.toString('utf8');
   else throw badRequest(null, 'invalid_utf8', 'The request body is not valid UTF-8.');
   let value: unknown;
   try {

@@ -72,8 +72,17 @@ for (const { seed, slots } of [
     const index = new KvIndex();
     const model = new NaiveIndex();
     const out = new OverlapColumns(1);
-    const count = { gaps: 0, ignored: 0, holes: 0, queries: 0 };
+    const count = { gaps: 0, ignored: 0, holes: 0, lower: 0, queries: 0 };
     // A few chains that share prefixes: chain c follows chain 0 for its first c * 3 blocks.
+    const check = (query: Int32Array): void => {
+      compare(index, model, slots, query, out);
+      count.queries++;
+      for (let slot = 0; slot < slots; slot++) {
+        const beyond = out.total[slot] * 2 + 2;
+        if (out.total[slot] > 0 && beyond < query.length && model.overlap(slot, query.subarray(beyond))[0] > 0) count.holes++;
+        if (out.host[slot] + out.disk[slot] + out.object[slot] > 0) count.lower++;
+      }
+    };
     const block = (chain: number, at: number): Int32Array => chainHashes(at < chain * 3 ? 0 : chain, 1, at);
     const range = (chain: number, from: number, to: number): Int32Array => {
       const hashes = new Int32Array((to - from) * 2);
@@ -88,7 +97,7 @@ for (const { seed, slots } of [
     for (let step = 0; step < 4000; step++) {
       const slot = random.below(slots);
       const worker = model.workers.get(slot);
-      const kind = random.below(100);
+      const kind = 6 + (random.below(slots < 10 ? 2000 : 300) < 20 ? -random.below(7) : random.below(94));
       if (kind < 2) {
         index.left(slot);
         model.workers.delete(slot);
@@ -103,21 +112,20 @@ for (const { seed, slots } of [
         const from = random.below(24);
         const hashes = range(random.below(6), from, from + 1 + random.below(random.below(3) === 0 ? 24 : 4));
         const tier = tiers[random.below(3) === 0 ? random.below(4) : 0];
-        const event = kind < 60 ? storedEvent(eventId, hashes, tier) : kind < 98 ? removedEvent(eventId, hashes, tier) : ({ type: 'cleared', eventId } as const);
+        const event = kind < 60 ? storedEvent(eventId, hashes, tier) : kind < 99 ? removedEvent(eventId, hashes, tier) : ({ type: 'cleared', eventId } as const);
         const applied = model.apply(slot, event);
         expect(index.apply(slot, event)).toBe(applied);
         if (!applied) count.gaps++;
         else if (worker !== undefined && worker.last !== eventId) count.ignored++;
       }
       if (step % 10 === 0) {
-        count.queries++;
-        compare(index, model, slots, range(random.below(6), 0, random.below(40)), out);
-        if (random.below(5) === 0) compare(index, model, slots, range(random.below(6), 5, 20), out);
+        check(range(random.below(6), 0, random.below(40)));
+        check(range(random.below(6), 5, 20));
         expect(index.size).toBe(model.size);
       }
     }
     console.log(`kv-index seed ${seed}: ${JSON.stringify(count)}, ${index.size} blocks`);
-    expect(Math.min(count.gaps, count.ignored)).toBeGreaterThan(0);
+    expect(Math.min(count.gaps, count.ignored, count.holes, count.lower)).toBeGreaterThan(10);
     for (const [slot, worker] of model.workers) {
       if (slot % 2 === 0) {
         index.left(slot);

@@ -37,7 +37,7 @@ export class ReferenceLlama {
   next(tokenId: number): Float32Array {
     const { hiddenSize, vocabSize, normEps, layers, tiedEmbeddings } = this.shape;
     const embedding = this.#weight('model.embed_tokens.weight');
-    let x = embedding.slice(tokenId * hiddenSize, (tokenId + 1) * hiddenSize);
+    let x: Float32Array = embedding.slice(tokenId * hiddenSize, (tokenId + 1) * hiddenSize);
     for (let layer = 0; layer < layers; layer++) x = this.#layer(layer, x);
     const head = tiedEmbeddings ? embedding : this.#weight('lm_head.weight');
     return matmul(rmsnorm(x, this.#weight('model.norm.weight'), normEps), head, vocabSize);
@@ -57,7 +57,7 @@ export class ReferenceLlama {
     const { hiddenSize, intermediateSize, normEps } = this.shape;
     const prefix = `model.layers.${layer}.`;
     const mixed = this.#attention(layer, rmsnorm(input, this.#weight(`${prefix}input_layernorm.weight`), normEps));
-    let x = add(input, matmul(mixed, this.#weight(`${prefix}self_attn.o_proj.weight`), hiddenSize));
+    let x: Float32Array = add(input, matmul(mixed, this.#weight(`${prefix}self_attn.o_proj.weight`), hiddenSize));
     const bias = this.#weights.get(`${prefix}self_attn.o_proj.bias`);
     if (bias !== undefined) x = add(x, bias);
     const h = rmsnorm(x, this.#weight(`${prefix}post_attention_layernorm.weight`), normEps);

@@ -119,5 +119,6 @@ test('the library behind the same interface: same ids, same streamed text', () =
       expect(stream(library, ids, false)).toBe(stream(own, ids, false));
     }
     expect(library.affixes).toEqual(own.affixes);
+    for (const id of own.encode(' Hello world')) expect(library.tokenText(id)).toBe(own.tokenText(id));
   }
 });

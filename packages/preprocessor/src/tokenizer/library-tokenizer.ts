@@ -7,7 +7,7 @@ import { wellFormed } from './well-formed.ts';
 /** What is used of the library; its own declarations do not resolve under nodenext. */
 export interface HuggingFaceLibrary {
   encode(text: string, options: { add_special_tokens: boolean }): { ids: number[] };
-  decode(ids: number[], options: { skip_special_tokens: boolean }): string;
+  decode(ids: number[], options: { skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean }): string;
   get_vocab(withAddedTokens: boolean): Map<string, number>;
 }
 
@@ -35,18 +35,21 @@ export function createLibrary(json: TokenizerJson, config: Record<string, unknow
   return new Library(json, config) as HuggingFaceLibrary;
 }
 
-/** Tokens of context that keep decoding of the next ones exact (spaces between words, joined bytes). */
-const CONTEXT_TOKENS = 6;
+/**
+ * A character is at most four tokens, but tokens may also hold the end of one character and the start of the next: only
+ * after this many waiting tokens is U+FFFD taken for broken input.
+ */
+const WAITING_TOKENS = 12;
 
 /**
- * Decoders without a table: the text of a window of tokens, less the text of those already shown. Text that ends in U+FFFD may
- * be part of a character and waits.
+ * Decoders without a table: the text of the tokens shown last and the new ones, less the text of the former (which supplies the
+ * context: spaces between words). Text that ends in U+FFFD may be part of a character and waits.
  */
 export class LibraryDetokenizer implements Detokenizer {
   readonly #library: HuggingFaceLibrary;
   readonly #keepSpecial: boolean;
-  readonly #window: number[];
-  /** Tokens of the window whose text was emitted. */
+  /** Tokens of the last chunk, then those that wait. */
+  #window: number[];
   #shown: number;
 
   constructor(library: HuggingFaceLibrary, keepSpecial: boolean) {
@@ -58,29 +61,33 @@ export class LibraryDetokenizer implements Detokenizer {
 
   push(id: number): string {
     this.#window.push(id);
-    const text = this.#decode(this.#window.length);
-    // Four held tokens cover the bytes of any character: what is still U+FFFD then is broken input.
-    if (text.endsWith('\ufffd') && this.#window.length - this.#shown < 4) return '';
+    const text = this.#decode(this.#window);
+    if (text.endsWith('\ufffd') && this.#window.length - this.#shown < WAITING_TOKENS) return '';
     return this.#emit(text);
   }
 
   finish(): string {
-    const text = this.#shown < this.#window.length ? this.#emit(this.#decode(this.#window.length)) : '';
-    this.#window.length = 0;
+    const text = this.#shown < this.#window.length ? this.#emit(this.#decode(this.#window)) : '';
+    this.#window = [];
     this.#shown = 0;
     return text;
   }
 
   #emit(text: string): string {
-    const before = this.#shown === 0 ? '' : this.#decode(this.#shown);
-    const drop = Math.max(0, this.#shown - CONTEXT_TOKENS);
-    this.#window.splice(0, drop);
+    const before = this.#shown === 0 ? '' : this.#decode(this.#window.slice(0, this.#shown));
+    this.#window = this.#window.slice(this.#shown);
     this.#shown = this.#window.length;
-    return text.slice(before.length);
+    return wellFormed(text.slice(before.length));
   }
 
-  #decode(count: number): string {
-    const ids = this.#window.slice(0, count);
-    return this.#library.decode(ids, { skip_special_tokens: !this.#keepSpecial });
+  #decode(ids: number[]): string {
+    return this.#library.decode(ids, { skip_special_tokens: !this.#keepSpecial, clean_up_tokenization_spaces: false });
   }
+}
+
+/** Text of a token as it stands inside a text: decoded behind another one, because decoders strip a leading space. */
+export function libraryTokenText(library: HuggingFaceLibrary, id: number): string {
+  const options = { skip_special_tokens: false, clean_up_tokenization_spaces: false };
+  const context = library.encode('a', { add_special_tokens: false }).ids;
+  return library.decode([...context, id], options).slice(library.decode(context, options).length);
 }

@@ -1,7 +1,7 @@
 import { BpeEncoder } from './bpe-encoder.ts';
 import { VocabularyDetokenizer } from './detokenizer.ts';
 import type { Detokenizer } from './detokenizer.ts';
-import { LibraryDetokenizer, LibraryEncoder, createLibrary } from './library-tokenizer.ts';
+import { LibraryDetokenizer, LibraryEncoder, createLibrary, libraryTokenText } from './library-tokenizer.ts';
 import type { HuggingFaceLibrary } from './library-tokenizer.ts';
 import type { CuttingEncoder } from './prefix-cache.ts';
 import { specialAffixes } from './special-affixes.ts';
@@ -149,7 +149,7 @@ class LibraryTokenizer extends TokenizerEncoding implements Tokenizer {
   }
 
   tokenText(id: number): string {
-    return id >= 0 && id < this.size ? this.#library.decode([id], { skip_special_tokens: false }) : '';
+    return id >= 0 && id < this.size ? libraryTokenText(this.#library, id) : '';
   }
 
   tokenBytes(id: number): Uint8Array {

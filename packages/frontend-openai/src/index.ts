@@ -1,0 +1,9 @@
+import { node, openai } from './plugin.ts';
+
+export { node, openai };
+export { NodeHttpServer, NODE_SERVER_DEFAULTS } from './node-server.ts';
+export type { NodeServerConfig } from './node-server.ts';
+export type { OpenAiConfig } from './config.ts';
+/** What the plug-in loader reads. */
+export const plugins = [node, openai];
+export default plugins;
