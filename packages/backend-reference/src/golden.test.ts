@@ -19,8 +19,14 @@ it('says what transformers says: 64 prompts x 32 greedy tokens, top-5 logits wit
   let equalTokens = 0;
   let equalPrompts = 0;
   let largestDifference = 0;
+  const timed = { prefill: 0, decode: 0 };
+  let promptTokens = 0;
   for (const { prompt, greedy, top5 } of golden.items) {
+    const startedMs = performance.now();
     let [logits] = runner.step([{ tokens: prompt, context: 0, blocks, samples: true }]);
+    const firstTokenMs = performance.now();
+    timed.prefill += firstTokenMs - startedMs;
+    promptTokens += prompt.length;
     for (const [id, value] of top5) largestDifference = Math.max(largestDifference, Math.abs(logits![id]! - value));
     const said: number[] = [];
     for (let i = 0; i < greedy.length; i++) {
@@ -28,11 +34,14 @@ it('says what transformers says: 64 prompts x 32 greedy tokens, top-5 logits wit
       said.push(token);
       [logits] = runner.step([{ tokens: [token], context: prompt.length + i, blocks, samples: true }]);
     }
+    timed.decode += performance.now() - firstTokenMs;
     const matching = said.filter((token, i) => token === greedy[i]).length;
     equalTokens += matching;
     if (matching === greedy.length) equalPrompts++;
   }
   process.stdout.write(`golden: ${equalPrompts} of ${golden.items.length} prompts, ${equalTokens} tokens equal, largest logit difference ${largestDifference.toExponential(2)}\n`);
+  const [prefill, decode] = [promptTokens / timed.prefill, equalTokens / timed.decode].map((perMs) => Math.round(perMs * 1000));
+  process.stdout.write(`speed here and now: prefill ${prefill} tokens/s, single-stream decode ${decode} tokens/s\n`);
   expect(equalPrompts).toBe(64);
   expect(equalTokens).toBe(64 * 32);
   expect(largestDifference).toBeLessThan(1e-3);

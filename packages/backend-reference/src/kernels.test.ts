@@ -64,6 +64,15 @@ describe('kernels equal the plain operations bit for bit', () => {
     }
   });
 
+  it('sabotage: another order of accumulation has other bits', () => {
+    const random = seededRandom(9);
+    const [k, outs] = [64, 32];
+    const x = randomFloats(random, k);
+    const w = randomFloats(random, outs * k);
+    const backwards = plain.matmul(x.slice().reverse(), w.map((_, i) => w[Math.floor(i / k) * k + (k - 1 - (i % k))]!), outs);
+    expect(bits(backwards)).not.toEqual(bits(plain.matmul(x, w, outs)));
+  });
+
   rounds('rmsnorm', (random) => {
     const [rows, n] = [upTo(random, 5), 4 * upTo(random, 40)];
     const x = randomFloats(random, rows * n, 3);

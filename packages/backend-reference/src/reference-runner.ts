@@ -11,7 +11,7 @@ import { StepColumns } from './step-columns.ts';
 import { threadEntry } from './thread-entry.ts';
 import { STEP } from './thread-protocol.ts';
 import type { FromThread, ThreadData, ToThread } from './thread-protocol.ts';
-import type { ModelRunner, SamplingSetup, StepBatch, StepResult } from './model-runner.ts';
+import type { ModelRunner, ModelRunnerInfo, SamplingSetup, StepBatch, StepResult } from '@armature/engine-core';
 
 /** Version of the bytes of a KV block; changed whenever they mean something else. */
 const LAYOUT_VERSION = 1;
@@ -36,7 +36,7 @@ export interface ReferenceRunnerOptions {
   readonly clock: Clock;
 }
 
-type StepDone = (result: StepResult | undefined, error: Error | undefined) => void;
+type StepDone = Parameters<ModelRunner['step']>[1];
 
 function planFor(options: ReferenceRunnerOptions): MemoryPlan {
   const { shape } = Checkpoint.open(options.folder);
@@ -54,7 +54,7 @@ function planFor(options: ReferenceRunnerOptions): MemoryPlan {
 
 /** Runs a model in its own thread. Reading headers and planning memory happen in the constructor, loading in `start`. */
 export class ReferenceRunner implements ModelRunner {
-  readonly info: ModelRunner['info'] & { fingerprint: string };
+  readonly info: ModelRunnerInfo & { modelFingerprint: string };
   readonly #options: ReferenceRunnerOptions;
   readonly #plan: MemoryPlan;
   readonly #onStepTimeout: () => void;
@@ -74,14 +74,12 @@ export class ReferenceRunner implements ModelRunner {
     this.#plan = planFor(options);
     const { shape, limits } = this.#plan;
     this.info = {
-      modelName: options.modelName,
-      fingerprint: '',
+      modelFingerprint: '',
       vocabSize: shape.vocabSize,
       maxModelTokens: limits.maxModelTokens,
       eosTokenIds: shape.eosTokenIds,
       blockSize: limits.blockSize,
       totalBlocks: limits.totalBlocks,
-      bytesPerBlock: this.#plan.bytesPerBlock,
     };
     this.#onStepTimeout = () => this.#fail(new ArmatureError('ENGINE_STEP_TIMEOUT', `a step took longer than ${options.stepTimeoutMs} ms`, { hint: 'lower maxBatchedTokens or raise stepTimeoutMs', retryable: true }));
     this.#memory = undefined;
@@ -105,7 +103,7 @@ export class ReferenceRunner implements ModelRunner {
     this.#worker = worker;
     this.#exited = new Promise((resolve) => worker.once('exit', () => resolve()));
     try {
-      this.info.fingerprint = await this.#loaded(worker);
+      this.info.modelFingerprint = await this.#loaded(worker);
     } catch (error) {
       await worker.terminate();
       throw error;
@@ -143,7 +141,7 @@ export class ReferenceRunner implements ModelRunner {
       refused = ArmatureError.from(error, 'ENGINE_STEP_INVALID');
     }
     if (refused !== undefined) {
-      const error = refused;
+      const error = refused.toData();
       this.#options.clock.defer(() => done(undefined, error));
       return;
     }
@@ -161,15 +159,8 @@ export class ReferenceRunner implements ModelRunner {
       pieces: 1,
       pieceBytes: blockBytes,
       pieceStrideBytes: blockBytes,
-      layoutFingerprint: layoutFingerprint(this.#plan, this.info.fingerprint),
+      layoutFingerprint: layoutFingerprint(this.#plan, this.info.modelFingerprint),
     };
-  }
-
-  /** Only between steps. */
-  copyBlock(from: number, to: number): void {
-    const { arena, bytesPerBlock: size } = this.#plan;
-    if (this.#memory === undefined) throw notStarted();
-    new Uint8Array(this.#memory.buffer, arena, this.#plan.limits.totalBlocks * size).copyWithin(to * size, from * size, (from + 1) * size);
   }
 
   /** Ends the thread after the step it computes, by force at the deadline. Idempotent. */
@@ -181,7 +172,7 @@ export class ReferenceRunner implements ModelRunner {
     const timer = this.#options.clock.setTimer(this.#options.closeTimeoutMs, () => void worker.terminate());
     await this.#exited;
     this.#options.clock.clearTimer(timer);
-    this.#finishStep(undefined, new ArmatureError('ENGINE_CLOSED', 'the engine was closed during a step', { retryable: true }));
+    this.#finishStep(undefined, new ArmatureError('ENGINE_CLOSED', 'the engine was closed during a step', { retryable: true }).toData());
   }
 
   #post(message: ToThread): void {
@@ -214,19 +205,18 @@ export class ReferenceRunner implements ModelRunner {
   }
 
   #stepped(error: ErrorData | undefined): void {
-    if (error === undefined) this.#finishStep(this.#columns!.result, undefined);
-    else this.#finishStep(undefined, ArmatureError.fromData(error));
+    this.#finishStep(error === undefined ? this.#columns!.result : undefined, error);
   }
 
   #fail(error: ArmatureError): void {
     if (this.#failure !== undefined) return;
     this.#failure = error;
     void this.#worker?.terminate();
-    this.#finishStep(undefined, error);
+    this.#finishStep(undefined, error.toData());
     this.#onFailure?.(error);
   }
 
-  #finishStep(result: StepResult | undefined, error: ArmatureError | undefined): void {
+  #finishStep(result: StepResult | undefined, error: ErrorData | undefined): void {
     const done = this.#done;
     if (done === undefined) return;
     this.#done = undefined;

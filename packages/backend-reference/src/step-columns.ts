@@ -1,5 +1,5 @@
 import { ArmatureError } from '@armature/contracts';
-import type { StepBatch, StepResult } from './model-runner.ts';
+import type { StepBatch, StepResult } from '@armature/engine-core';
 import { MAX_TOP_LOGPROBS } from './memory-plan.ts';
 import type { MemoryPlan } from './memory-plan.ts';
 
@@ -51,10 +51,8 @@ export class StepColumns {
     for (let i = 0; i < count; i++) {
       const query = batch.queryLengths[i]!;
       const context = batch.contextLengths[i]!;
-      const slot = batch.slots[i]!;
       if (query < 1 || context < 0 || context + query > limits.maxModelTokens) throw invalid(`sequence ${i} has ${context} + ${query} tokens, the limit is ${limits.maxModelTokens}`);
-      if (slot < 0 || slot >= limits.maxSequences) throw invalid(`sequence ${i} has slot ${slot} of ${limits.maxSequences}`);
-      this.#slots[i] = slot;
+      this.#slots[i] = batch.slots[i]!;
       this.#queryLengths[i] = query;
       this.#contextLengths[i] = context;
       this.#samples[i] = batch.samples[i]!;

@@ -4,7 +4,7 @@ import { LoadedModel } from './loaded-model.ts';
 import { Sampler } from './sampling/sampler.ts';
 import type { VocabularyMath } from './sampling/sampler.ts';
 import { StepColumns } from './step-columns.ts';
-import type { SamplingSetup } from './model-runner.ts';
+import type { SamplingSetup } from '@armature/engine-core';
 import type { ThreadData } from './thread-protocol.ts';
 
 /** Arrays given to these are views on the kernels' memory, so their byte offset is their address. */
@@ -31,7 +31,7 @@ export class StepThread {
     const vocabulary = (address: number): Float32Array => new Float32Array(memory.buffer, address, shape.vocabSize);
     this.#model = model;
     this.fingerprint = model.fingerprint;
-    this.#sampler = new Sampler(limits.maxSequences, {
+    this.#sampler = new Sampler({
       math: kernelVocabulary(model.kernels),
       adjusted: vocabulary(scratch.adjusted),
       weights: vocabulary(scratch.weights),

@@ -1,7 +1,7 @@
 import type { ErrorData } from '@armature/contracts';
 import type { SharedMemory } from './kernels.ts';
 import type { MemoryPlan } from './memory-plan.ts';
-import type { SamplingSetup } from './model-runner.ts';
+import type { SamplingSetup } from '@armature/engine-core';
 
 /** What the thread starts with. */
 export interface ThreadData {

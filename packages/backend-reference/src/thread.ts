@@ -9,6 +9,7 @@ const port = parentPort;
 if (port !== null) serve(port, workerData as ThreadData);
 
 function serve(out: NonNullable<typeof parentPort>, data: ThreadData): void {
+  // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a MessagePort has no origins
   const post = (message: FromThread): void => out.postMessage(message);
   let thread: StepThread;
   try {

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { fakeContext, realClock } from './fake-context.ts';
+import { fakeContext, realClock } from './fake-context.test.fixture.ts';
 import { FakeDirectory, FakeModel, speak } from './fake-model.ts';
 import { openai, NodeHttpServer } from './index.ts';
 

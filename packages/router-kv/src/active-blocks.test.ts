@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { routingRequest } from '@armature/contracts/testing/router-policy';
+import { routingRequest } from '@armature/contracts/testing/routing-fixtures';
 import { ActiveBlocks } from './active-blocks.ts';
 import type { ActiveBlocksOptions } from './active-blocks.ts';
 import { OverlapColumns } from './block-sets.ts';

@@ -72,7 +72,7 @@ export const kvPolicySchema: JsonSchema = {
       minimum: 1,
       maximum: 1_073_741_823,
       default: kvPolicyDefaults.maxIndexBlocks,
-      description: 'Distinct blocks in the index; further ones are not recorded, so overlap is under-reported. About 50 bytes each.',
+      description: 'Distinct blocks in the index; further ones are not recorded, so overlap is under-reported. About 80 bytes each.',
     },
   },
 };

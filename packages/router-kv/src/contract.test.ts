@@ -2,10 +2,10 @@ import { describe, expect, it } from 'vitest';
 import { isPlugin } from '@armature/contracts';
 import { routerPolicyContract } from '@armature/contracts/testing/router-policy';
 import { fakeContext } from './fixtures.test.support.ts';
-import plugins, { kvPolicyDefaults } from './index.ts';
+import { kvPolicyDefaults, routerPlugins } from './index.ts';
 
 let seed = 0;
-for (const plugin of plugins) {
+for (const plugin of routerPlugins) {
   describe(plugin.name, () => {
     routerPolicyContract({ runner: { describe, it }, create: () => plugin.create(kvPolicyDefaults as never, fakeContext(++seed)) });
 
@@ -19,7 +19,7 @@ for (const plugin of plugins) {
 }
 
 it('the schema and the defaults of kv name the same fields', () => {
-  const schema = plugins[0].configSchema as { properties: Record<string, { default: unknown }> };
+  const schema = routerPlugins[0].configSchema as { properties: Record<string, { default: unknown }> };
   const defaults = Object.fromEntries(Object.entries(schema.properties).map(([name, field]) => [name, field.default]));
   expect(defaults).toEqual(kvPolicyDefaults);
 });

@@ -1,3 +1,4 @@
+import { PerformanceObserver } from 'node:perf_hooks';
 import type { Clock, Metrics, PluginContext, Random, Timer } from '@armature/contracts';
 
 /** Small seeded source (mulberry32). */
@@ -100,4 +101,20 @@ export function fakeContext(seed = 1): FakeContext {
     warnings,
     collect: () => collectors.forEach((callback) => callback()),
   } as Partial<FakeContext> as FakeContext;
+}
+
+/** Garbage collections while `body` runs, after warming it up: what allocates fills the young generation (16 MB or less) again and again. */
+export async function collections(body: () => void): Promise<number> {
+  let count = 0;
+  const observer = new PerformanceObserver((list) => {
+    count += list.getEntries().length;
+  });
+  body();
+  observer.observe({ entryTypes: ['gc'] });
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  count = 0;
+  body();
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  observer.disconnect();
+  return count;
 }

@@ -10,5 +10,5 @@ export { KvPolicy } from './kv-policy.ts';
 export { LeastLoadedPolicy, PowerOfTwoPolicy, RandomPolicy, RoundRobinPolicy } from './simple-policies.ts';
 export { kv, leastLoaded, powerOfTwo, random, roundRobin };
 
-/** Plug-ins of this package, for the loader. */
-export default [kv, roundRobin, random, leastLoaded, powerOfTwo];
+/** All plug-ins of this package. */
+export const routerPlugins = [kv, roundRobin, random, leastLoaded, powerOfTwo] as const;

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { RouterPolicy } from '@armature/contracts';
-import { idleCandidates, routingRequest } from '@armature/contracts/testing/router-policy';
+import { idleCandidates, routingRequest } from '@armature/contracts/testing/routing-fixtures';
 import { seeded } from './fixtures.test.support.ts';
 import { pickLowest } from './pick.ts';
 import { LeastLoadedPolicy, PowerOfTwoPolicy, RandomPolicy, RoundRobinPolicy } from './simple-policies.ts';
@@ -39,7 +39,7 @@ test('round-robin takes strict turns and keeps them when candidates come, go and
 test('round-robin uses every worker equally although candidate sets vary (Dynamo #8551)', () => {
   const policy = new RoundRobinPolicy();
   const random = seeded(5);
-  const counts = new Array<number>(10).fill(0);
+  const counts = Array.from({ length: 10 }, () => 0);
   for (let i = 0; i < 10_000; i++) {
     const slots = Array.from({ length: 10 }, (_, slot) => slot).filter(() => random.below(4) > 0);
     if (slots.length > 0) counts[choose(policy, slots)]++;

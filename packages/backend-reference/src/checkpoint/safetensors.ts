@@ -46,13 +46,21 @@ function isCount(value: unknown): value is number {
 
 const ELEMENT_BYTES: Readonly<Record<TensorType, number>> = { F32: 4, F16: 2, BF16: 2 };
 
-function place(name: string, entry: unknown, path: string, dataStart: number, dataBytes: number): TensorPlace {
+/** The data part of a file. */
+interface DataPart {
+  readonly path: string;
+  readonly start: number;
+  readonly lengthBytes: number;
+}
+
+function place(name: string, entry: unknown, data: DataPart): TensorPlace {
+  const { path } = data;
   const { dtype, shape, data_offsets: offsets } = (entry ?? {}) as { dtype?: unknown; shape?: unknown; data_offsets?: unknown };
   if (!Array.isArray(shape) || !shape.every(isCount) || !Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
     throw invalid(path, `tensor ${name} has no valid shape and data_offsets`);
   }
   const [begin, end] = offsets as [number, number];
-  if (begin > end || end > dataBytes) throw invalid(path, `tensor ${name} lies at bytes ${begin}..${end}, the file has ${dataBytes} bytes of data`);
+  if (begin > end || end > data.lengthBytes) throw invalid(path, `tensor ${name} lies at bytes ${begin}..${end}, the file has ${data.lengthBytes} bytes of data`);
   if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16') {
     throw new ArmatureError('ENGINE_MODEL_UNSUPPORTED', `tensor ${name} of ${basename(path)} has dtype ${String(dtype)}, the reference engine wants F32, F16 or BF16`, {
       hint: 'convert the weights, or use another engine',
@@ -63,7 +71,7 @@ function place(name: string, entry: unknown, path: string, dataStart: number, da
   if (end - begin !== elements * ELEMENT_BYTES[dtype]) {
     throw invalid(path, `tensor ${name} of shape [${shape.join(', ')}] and dtype ${dtype} takes ${elements * ELEMENT_BYTES[dtype]} bytes, the header gives it ${end - begin}`);
   }
-  return { name, path, dtype, shape: shape as number[], byteOffset: dataStart + begin, lengthBytes: end - begin };
+  return { name, path, dtype, shape: shape as number[], byteOffset: data.start + begin, lengthBytes: end - begin };
 }
 
 /** Tensors of one file. Header length and all offsets are checked against the file's size before anything is read there. */
@@ -85,7 +93,8 @@ export function readHeader(path: string): TensorPlace[] {
     const header = new Uint8Array(headerBytes);
     readFully(file, header, 8, path);
     const entries = Object.entries(parseHeader(new TextDecoder().decode(header), path));
-    return entries.filter(([name]) => name !== '__metadata__').map(([name, entry]) => place(name, entry, path, 8 + headerBytes, size - 8 - headerBytes));
+    const data = { path, start: 8 + headerBytes, lengthBytes: size - 8 - headerBytes };
+    return entries.filter(([name]) => name !== '__metadata__').map(([name, entry]) => place(name, entry, data));
   } finally {
     closeSync(file);
   }

@@ -2,7 +2,7 @@
 // operations and so give the same bits everywhere. Math.fround and Math.floor are exact and allowed.
 
 const fround = Math.fround;
-const LOG2E = 1.4426950408889634;
+const LOG2E = Math.LOG2E; // the constants of Math are fixed by the language, unlike its functions
 const LN2_HIGH = 6.93147180369123816490e-1;
 const LN2_LOW = 1.90821492927058770002e-10;
 const scratch = new Float64Array(1);
@@ -30,7 +30,7 @@ export function ln64(x: number): number {
   let exponent = (scratchWords[1]! >>> 20) - 1023;
   scratchWords[1] = (scratchWords[1]! & 0xfffff) | 0x3ff00000;
   let m = scratch[0]!;
-  if (m > 1.4142135623730951) {
+  if (m > Math.SQRT2) {
     m /= 2;
     exponent++;
   }
@@ -76,7 +76,7 @@ export function cos64(x: number): number {
   return turn(x, 1);
 }
 
-const LOG2E_32 = fround(1.44269504088896341);
+const LOG2E_32 = fround(Math.LOG2E);
 const LN2_HIGH_32 = fround(0.693359375);
 const LN2_LOW_32 = fround(-2.1219444e-4);
 const ROUND_32 = 12582912;

@@ -36,10 +36,10 @@ export function philox4x32(counter: Uint32Array, keyLo: number, keyHi: number): 
 
 const words = new Uint32Array(4);
 
-/** Uniform in [0, 1), 53 bits: a function of the 64-bit seed and the output index alone. */
-export function uniformDraw(seedLo: number, seedHi: number, outputIndex: number): number {
+/** Uniform in [0, 1), 53 bits: a function of the 64-bit seed, the choice and the output index alone. */
+export function uniformDraw(seedLo: number, seedHi: number, choice: number, outputIndex: number): number {
   words[0] = outputIndex;
-  words[1] = 0;
+  words[1] = choice;
   words[2] = 0;
   words[3] = 0;
   philox4x32(words, seedLo, seedHi);

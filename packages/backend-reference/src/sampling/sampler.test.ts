@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { exp32 } from '../math/elementary.ts';
-import type { SamplingSetup, StepResult } from '../model-runner.ts';
+import type { SamplingSetup, StepResult } from '@armature/engine-core';
 import { argmax, sumExponentials } from '../reference/ops.ts';
 import { randomFloats, seededRandom } from '../testing/write-checkpoint.ts';
 import { uniformDraw } from './random.ts';
@@ -9,6 +9,7 @@ import { Sampler } from './sampler.ts';
 const VOCAB = 50;
 const NEUTRAL: SamplingSetup = {
   slot: 0,
+  choice: 0,
   temperature: 1,
   topP: 1,
   topK: 0,
@@ -18,19 +19,23 @@ const NEUTRAL: SamplingSetup = {
   frequencyPenalty: 0,
   presencePenalty: 0,
   repetitionPenalty: 1,
-  logitBias: undefined,
+  biasTokenIds: new Int32Array(0),
+  biasValues: new Float32Array(0),
   topLogprobs: -1,
   promptTokenIds: new Int32Array(0),
   outputTokenIds: new Int32Array(0),
-  bannedUntilMinTokens: undefined,
+  minTokens: 0,
+  bannedBeforeMinTokens: new Int32Array(0),
 };
+
+const bias = (id: number, value: number): Partial<SamplingSetup> => ({ biasTokenIds: Int32Array.of(id), biasValues: Float32Array.of(value) });
 
 let result: StepResult;
 let sampler: Sampler;
 
 beforeEach(() => {
   result = { tokenIds: new Int32Array(4), logprobs: new Float32Array(4), topTokenIds: new Int32Array(80), topLogprobs: new Float32Array(80), maxTopLogprobs: 20 };
-  sampler = new Sampler(4, {
+  sampler = new Sampler({
     math: { argmax, sumExponentials, exponentials: (values, out) => out.set(values.map(exp32)) },
     adjusted: new Float32Array(VOCAB),
     weights: new Float32Array(VOCAB),
@@ -83,7 +88,7 @@ describe('Sampler', () => {
       const logits = randomFloats(random, VOCAB, random() < 0.5 ? 4 : 30);
       const token = draw(setup, logits, i);
       drawn.add(token);
-      expect(token, `seed ${seed}, round ${i}`).toBe(naive(setup, logits, uniformDraw(i, 6, i)));
+      expect(token, `seed ${seed}, round ${i}`).toBe(naive(setup, logits, uniformDraw(i, 6, 0, i)));
     }
     expect(drawn.size).toBeGreaterThan(40);
   });
@@ -92,7 +97,7 @@ describe('Sampler', () => {
     const logits = new Float32Array(VOCAB);
     logits[7] = logits[9] = 3;
     expect(draw({ temperature: 0 }, logits)).toBe(7);
-    expect(draw({ temperature: 0, logitBias: new Map([[7, -1]]) }, logits)).toBe(9);
+    expect(draw({ temperature: 0, ...bias(7, -1) }, logits)).toBe(9);
   });
 
   it('applies bias, then repetition over prompt and output, then frequency and presence over output', () => {
@@ -104,7 +109,7 @@ describe('Sampler', () => {
     expect(draw({ ...greedy, presencePenalty: 2, promptTokenIds: Int32Array.of(1) }, logits)).toBe(1);
     expect(draw({ ...greedy, presencePenalty: 1, frequencyPenalty: 0.6, outputTokenIds: Int32Array.of(1, 1) }, logits)).toBe(2);
     // 10 + 20 bias = 30, / 1.5 = 20 > 8: the bias is penalised too.
-    expect(draw({ ...greedy, repetitionPenalty: 1.5, logitBias: new Map([[1, 20]]), promptTokenIds: Int32Array.of(1) }, logits)).toBe(1);
+    expect(draw({ ...greedy, repetitionPenalty: 1.5, ...bias(1, 20), promptTokenIds: Int32Array.of(1) }, logits)).toBe(1);
   });
 
   it('counts what it draws', () => {
@@ -122,16 +127,16 @@ describe('Sampler', () => {
   it('bans tokens until the minimum length', () => {
     const logits = new Float32Array(VOCAB);
     logits[3] = 5;
-    const ban = { temperature: 0, bannedUntilMinTokens: { minTokens: 2, tokenIds: Int32Array.of(3) } };
+    const ban = { temperature: 0, minTokens: 2, bannedBeforeMinTokens: Int32Array.of(3) };
     expect(draw(ban, logits, 1)).toBe(0);
     expect(draw(ban, logits, 2)).toBe(3);
-    expect(draw({ ...ban, temperature: 1, logitBias: new Map([[3, 100]]) }, logits, 1)).not.toBe(3);
+    expect(draw({ ...ban, temperature: 1, ...bias(3, 100) }, logits, 1)).not.toBe(3);
   });
 
   it('gives logprobs of the raw logits and the best alternatives', () => {
     const logits = randomFloats(seededRandom(4), VOCAB, 5);
     const logTotal = Math.log([...logits].reduce((sum, logit) => sum + Math.exp(logit), 0));
-    const token = draw({ topLogprobs: 3, temperature: 0.2, logitBias: new Map([[11, 50]]) }, logits);
+    const token = draw({ topLogprobs: 3, temperature: 0.2, ...bias(11, 50) }, logits);
     expect(token).toBe(11);
     expect(result.logprobs[0]).toBeCloseTo(logits[11]! - logTotal, 5);
     const best = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]!);

@@ -1,5 +1,5 @@
 import { exp64, ln64 } from '../math/elementary.ts';
-import type { SamplingSetup, StepResult } from '../model-runner.ts';
+import type { SamplingSetup, StepResult } from '@armature/engine-core';
 import { Candidates } from './candidates.ts';
 import { uniformDraw } from './random.ts';
 
@@ -35,13 +35,14 @@ interface SlotState {
 function openState(setup: SamplingSetup): SlotState {
   const counts = setup.frequencyPenalty !== 0 || setup.presencePenalty !== 0;
   const repeats = setup.repetitionPenalty !== 1;
+  const bans = setup.minTokens > 0 && setup.bannedBeforeMinTokens.length > 0;
   const outputCounts = counts ? new Map<number, number>() : undefined;
   if (outputCounts !== undefined) for (const id of setup.outputTokenIds) outputCounts.set(id, (outputCounts.get(id) ?? 0) + 1);
   return {
     setup,
     outputCounts,
     seen: repeats ? new Set([...setup.promptTokenIds, ...setup.outputTokenIds]) : undefined,
-    plainGreedy: setup.temperature === 0 && !counts && !repeats && setup.logitBias === undefined && setup.bannedUntilMinTokens === undefined,
+    plainGreedy: setup.temperature === 0 && !counts && !repeats && setup.biasTokenIds.length === 0 && !bans,
   };
 }
 
@@ -50,15 +51,16 @@ function openState(setup: SamplingSetup): SlotState {
  * Logprobs are of the raw logits. All arithmetic is its own or plain IEEE, so equal input gives equal tokens on every machine.
  */
 export class Sampler {
-  readonly #slots: (SlotState | undefined)[];
+  /** By the engine core's numbers; sequences that wait after a preemption keep theirs, so there may be more than fit in a step. */
+  readonly #slots: Map<number, SlotState>;
   readonly #math: VocabularyMath;
   readonly #result: StepResult;
   readonly #adjusted: Float32Array;
   readonly #weights: Float32Array;
   readonly #candidates: Candidates;
 
-  constructor(maxSequences: number, memory: SamplerMemory) {
-    this.#slots = new Array<SlotState | undefined>(maxSequences).fill(undefined);
+  constructor(memory: SamplerMemory) {
+    this.#slots = new Map();
     this.#math = memory.math;
     this.#result = memory.result;
     this.#adjusted = memory.adjusted;
@@ -67,16 +69,16 @@ export class Sampler {
   }
 
   open(setup: SamplingSetup): void {
-    this.#slots[setup.slot] = openState(setup);
+    this.#slots.set(setup.slot, openState(setup));
   }
 
   close(slot: number): void {
-    this.#slots[slot] = undefined;
+    this.#slots.delete(slot);
   }
 
   /** Samples one token for `slot` and writes row `row` of the result. False: the slot is not open. */
   sample(slot: number, logits: Float32Array, outputIndex: number, row: number): boolean {
-    const state = this.#slots[slot];
+    const state = this.#slots.get(slot);
     if (state === undefined) return false;
     const chosen = state.plainGreedy ? this.#math.argmax(logits) : this.#choose(state, logits, outputIndex);
     // Only NaN logits (KV that was never written) leave nothing to choose; a token must be named, its logprob is NaN.
@@ -99,7 +101,7 @@ export class Sampler {
     const highest = adjusted[best]!;
     for (let id = 0; id < adjusted.length; id++) adjusted[id] = (adjusted[id]! - highest) / setup.temperature;
     this.#math.exponentials(adjusted, this.#weights);
-    const u = uniformDraw(setup.seedLo, setup.seedHi, outputIndex);
+    const u = uniformDraw(setup.seedLo, setup.seedHi, setup.choice, outputIndex);
     if (setup.topK === 0 && setup.topP >= 1 && setup.minP === 0) return this.#drawFromAll(u);
     return this.#drawFiltered(setup, u);
   }
@@ -189,8 +191,9 @@ const NEAR_WEIGHT = exp64(-12) * 1.001;
 /** Logit bias, penalties and bans, in place. */
 function adjust(logits: Float32Array, state: SlotState, outputIndex: number): void {
   const { setup, seen, outputCounts } = state;
-  if (setup.logitBias !== undefined) {
-    for (const [id, bias] of setup.logitBias) if (id >= 0 && id < logits.length) logits[id] = logits[id]! + bias;
+  for (let i = 0; i < setup.biasTokenIds.length; i++) {
+    const id = setup.biasTokenIds[i]!;
+    if (id >= 0 && id < logits.length) logits[id] = logits[id]! + setup.biasValues[i]!;
   }
   if (seen !== undefined) {
     for (const id of seen) logits[id] = logits[id]! > 0 ? logits[id]! / setup.repetitionPenalty : logits[id]! * setup.repetitionPenalty;
@@ -198,8 +201,7 @@ function adjust(logits: Float32Array, state: SlotState, outputIndex: number): vo
   if (outputCounts !== undefined) {
     for (const [id, count] of outputCounts) logits[id] = logits[id]! - setup.frequencyPenalty * count - setup.presencePenalty;
   }
-  const ban = setup.bannedUntilMinTokens;
-  if (ban !== undefined && outputIndex < ban.minTokens) for (const id of ban.tokenIds) logits[id] = -Infinity;
+  if (outputIndex < setup.minTokens) for (const id of setup.bannedBeforeMinTokens) logits[id] = -Infinity;
 }
 
 function total(weights: Float32Array): number {

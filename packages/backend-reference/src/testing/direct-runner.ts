@@ -4,7 +4,7 @@ import { LoadedModel } from '../loaded-model.ts';
 import { planMemory } from '../memory-plan.ts';
 import type { RunnerLimits } from '../memory-plan.ts';
 import { StepColumns } from '../step-columns.ts';
-import type { StepBatch } from '../model-runner.ts';
+import type { StepBatch } from '@armature/engine-core';
 
 export interface DirectSequence {
   readonly tokens: readonly number[];

@@ -1,4 +1,4 @@
-import { mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expectedTensors } from '../checkpoint/checkpoint.ts';
@@ -57,9 +57,12 @@ export interface CheckpointChoices {
   readonly seed?: number;
 }
 
+const folders: string[] = [];
+
 /** Writes a random model to a temporary folder and returns the folder. */
 export function writeCheckpoint(choices: CheckpointChoices = {}): string {
   const folder = mkdtempSync(join(tmpdir(), 'armature-model-'));
+  if (folders.push(folder) === 1) process.once('exit', () => folders.forEach((path) => rmSync(path, { recursive: true, force: true })));
   const config = {
     architectures: ['LlamaForCausalLM'],
     vocab_size: 77,

@@ -56,7 +56,8 @@ class NaivePolicy implements RouterPolicy {
   overlap(slot: number, request: RoutingRequest): number {
     const held = this.workers.get(slot)?.held;
     let depth = 0;
-    while (held !== undefined && depth < request.blocks && held.has(key(request.sequenceHashes, depth))) depth++;
+    if (held === undefined) return depth;
+    while (depth < request.blocks && held.has(key(request.sequenceHashes, depth))) depth++;
     return depth;
   }
   left(slot: number): void {
@@ -64,7 +65,9 @@ class NaivePolicy implements RouterPolicy {
   }
   reset(slot: number): void {
     const worker = this.workers.get(slot);
-    if (worker) Object.assign(worker, { last: -1 }) && worker.held.clear();
+    if (worker === undefined) return;
+    worker.last = -1;
+    worker.held.clear();
   }
   apply(slot: number, event: KvEvent): boolean {
     const worker = this.workers.get(slot);

@@ -47,7 +47,7 @@ export class ConfigGraph {
   readonly root: PluginDescriptor<'deployment'>;
   /** Effective top level as the root descriptor gets it. */
   readonly config: Record<string, unknown>;
-  readonly core: { readonly log: { readonly level: string; readonly format: string } };
+  readonly core: { readonly plugins: readonly string[]; readonly log: { readonly level: string; readonly format: string } };
   readonly processScope: ScopeNode;
   readonly origins: ReadonlyMap<string, Origin>;
   readonly secretPaths: ReadonlySet<string>;
@@ -128,6 +128,12 @@ interface Built {
   readonly scopeOf: WeakMap<object, ScopeNode>;
 }
 
+interface Validated {
+  /** Slots that belong to the value itself, not to a scope inside it. */
+  readonly inner: ResolvedSlot[];
+  readonly isValid: boolean;
+}
+
 interface MutableScope {
   readonly kind: string;
   readonly parts: readonly PathPart[];
@@ -167,11 +173,11 @@ class Builder {
     const hasSyntax = this.problems.some((problem) => problem.code === 'CONFIG_SYNTAX');
     const value = this.#source.value;
     if (!hasSyntax) {
-      const before = this.problems.length;
-      const inner = this.#validate(fileSchemaOf(root.configSchema), value, [], process, `deployment "${root.name}"`);
+      const { inner, isValid } = this.#validate(fileSchemaOf(root.configSchema), value, [], process, `deployment "${root.name}"`);
       process.slots.push(...inner);
-      if (this.problems.length === before) {
-        this.#check(root, rootConfig(root, value), []);
+      if (isValid) this.#check(root, rootConfig(root, value), []);
+      // A slot without a plug-in says nothing about what it would have required or provided.
+      if (!this.problems.some(({ code }) => code === 'CONFIG_UNKNOWN_PLUGIN' || code === 'CONFIG_MISSING_KEY' || code.startsWith('PLUGIN_'))) {
         checkRequirements(process, root, this.#options.givenKinds ?? new Set(), (problem) => this.#add(problem));
       }
     }
@@ -180,7 +186,7 @@ class Builder {
     const log = (value['log'] ?? {}) as { level?: string; format?: string };
     return {
       config,
-      core: { log: { level: log.level ?? 'info', format: log.format ?? 'json' } },
+      core: { plugins: (value['plugins'] ?? []) as string[], log: { level: log.level ?? 'info', format: log.format ?? 'json' } },
       processScope: process,
       secretPaths: this.#secretPaths,
       slots: this.#slots,
@@ -188,15 +194,15 @@ class Builder {
     };
   }
 
-  /** Validates `value`, replaces its slots in place and returns those that belong to the value itself (not to a scope inside). */
-  #validate(schema: JsonSchema, value: Record<string, unknown>, base: readonly PathPart[], scope: MutableScope, owner: string): ResolvedSlot[] {
+  /** Validates `value`, fills its defaults and replaces its slots in place. */
+  #validate(schema: JsonSchema, value: Record<string, unknown>, base: readonly PathPart[], scope: MutableScope, owner: string): Validated {
     let result;
     try {
       result = validate(schema, value, owner);
     } catch (error) {
       const known = ArmatureError.from(error);
       this.#add({ code: known.code, path: base, message: known.message, hint: known.hint });
-      return [];
+      return { inner: [], isValid: false };
     }
     for (const problem of schemaProblems(result.errors, value)) this.#add({ ...problem, path: [...base, ...problem.path] });
     for (const pointer of result.secrets) this.#secretPaths.add(pathText([...base, ...pointerParts(pointer, value)]));
@@ -211,7 +217,7 @@ class Builder {
       mark.parent[mark.key] = resolved.slot;
       (home?.slots ?? own).push(resolved);
     }
-    return own;
+    return { inner: own, isValid: result.errors.length === 0 };
   }
 
   /** Outer scopes first, so that the last one that holds a path is the innermost. */
@@ -245,12 +251,11 @@ class Builder {
     }
     const config = isMapping(value['config']) ? value['config'] : {};
     const configPath = [...parts, 'config'];
-    const before = this.problems.length;
-    const inner = this.#validate(descriptor.configSchema, config, configPath, scope, `${kind} "${use}"`);
+    const { inner, isValid } = this.#validate(descriptor.configSchema, config, configPath, scope, `${kind} "${use}"`);
     const slot: PluginSlot = Object.freeze({ kind: kind as PluginSlot['kind'], use, path: pathText(parts) });
     const resolved: ResolvedSlot = { slot, parts, descriptor, config, inner };
     this.#slots.set(slot, resolved);
-    if (this.problems.length === before) this.#check(descriptor, config, configPath);
+    if (isValid) this.#check(descriptor, config, configPath);
     freeze(config);
     return resolved;
   }

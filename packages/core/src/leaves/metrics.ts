@@ -55,12 +55,6 @@ export class PrometheusMetrics implements Metrics {
     return this.#registry.metrics();
   }
 
-  /** Ends the timers and observers of the process metrics. */
-  close(): void {
-    this.#registry.clear();
-    this.#collectors.clear();
-  }
-
   #family(spec: MetricSpec, type: string, shape: string, create: () => Cell): CellFamily<Cell> {
     const labelNames = spec.labelNames ?? [];
     const signature = `${type}(${labelNames.join()})[${shape}]`;

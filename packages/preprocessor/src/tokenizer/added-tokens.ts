@@ -39,7 +39,7 @@ export class AddedTokens {
     this.#firsts = [...byFirst.keys()];
     this.#candidates = [...byFirst.values()];
     this.#next = new Int32Array(this.#firsts.length);
-    this.#hit = new Array<Candidate>(this.#firsts.length);
+    this.#hit = this.#candidates.map(([longest]) => longest);
     this.#text = '';
   }
 

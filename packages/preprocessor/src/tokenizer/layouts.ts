@@ -20,11 +20,13 @@ const QWEN2 = CL100K.replace('\\p{N}{1,3}', '\\p{N}');
 export function recogniseLayout(json: TokenizerJson): Layout | undefined {
   const model = json.model;
   if (model.type !== 'BPE' || model.dropout || model.continuing_subword_prefix || model.end_of_word_suffix) return undefined;
-  if (json.added_tokens.some((token) => !isPlain(token, json.normalizer != null))) return undefined;
-  if (json.pre_tokenizer == null) return recogniseMetaspace(json);
-  const nfc = json.normalizer?.type === 'NFC';
-  if (json.normalizer != null && !nfc) return undefined;
-  const kind = recogniseByteLevel(json.pre_tokenizer);
+  const normalizer = json.normalizer ?? undefined;
+  const preTokenizer = json.pre_tokenizer ?? undefined;
+  if (json.added_tokens.some((token) => !isPlain(token, normalizer !== undefined))) return undefined;
+  if (preTokenizer === undefined) return recogniseMetaspace(json);
+  const nfc = normalizer?.type === 'NFC';
+  if (normalizer !== undefined && !nfc) return undefined;
+  const kind = recogniseByteLevel(preTokenizer);
   return kind === undefined ? undefined : { kind, nfc, prepend: false };
 }
 

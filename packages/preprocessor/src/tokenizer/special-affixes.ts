@@ -10,7 +10,7 @@ const none: SpecialAffixes = { before: [], after: [] };
 
 /** Undefined when the post-processor is of a type that is not read here. */
 export function specialAffixes(post: PostProcessorJson | null | undefined): SpecialAffixes | undefined {
-  if (post == null || post.type === 'ByteLevel') return none;
+  if (post === null || post === undefined || post.type === 'ByteLevel') return none;
   if (post.type === 'Sequence') {
     let found = none;
     for (const step of post.processors ?? []) {

@@ -19,10 +19,12 @@ export function recogniseSpelling(decoder: DecoderJson | null | undefined): Spel
   const steps = decoder.decoders ?? [];
   if (steps.length === 1 && steps[0].type === 'ByteLevel') return { kind: 'byte-level', stripStart: 0 };
   const [replace, fallback, fuse, strip] = steps;
-  const isMetaspace =
-    steps.length >= 3 && steps.length <= 4 && replace.type === 'Replace' && replace.pattern?.String === '▁' && replace.content === ' ' && fallback.type === 'ByteFallback' && fuse.type === 'Fuse';
-  if (!isMetaspace) return undefined;
-  if (strip === undefined) return { kind: 'metaspace', stripStart: 0 };
+  if (steps.length < 3 || steps.length > 4 || fallback.type !== 'ByteFallback' || fuse.type !== 'Fuse') return undefined;
+  if (replace.type !== 'Replace' || replace.pattern?.String !== '▁' || replace.content !== ' ') return undefined;
+  return strip === undefined ? { kind: 'metaspace', stripStart: 0 } : recogniseStrip(strip);
+}
+
+function recogniseStrip(strip: DecoderJson): Spelling | undefined {
   if (strip.type !== 'Strip' || strip.content !== ' ' || (strip.stop ?? 0) !== 0) return undefined;
   return { kind: 'metaspace', stripStart: strip.start ?? 0 };
 }
@@ -48,7 +50,7 @@ export class Vocabulary {
     }
     this.size = size;
     this.stripStart = stripStart;
-    this.texts = new Array<string | undefined>(size).fill(undefined);
+    this.texts = Array.from({ length: size }, () => undefined);
     this.isSpecial = new Uint8Array(size);
     this.#arena = Buffer.alloc(total);
     this.#offsets = new Int32Array(size + 1);

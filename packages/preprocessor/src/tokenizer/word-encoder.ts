@@ -23,7 +23,7 @@ export class WordEncoder {
     this.#byteIds = byteIds(model.vocab, byteLevel);
     this.#characterIds = byteLevel ? undefined : characterIds(model.vocab);
     this.#wholeIds = model.ignore_merges ? wholeIds(model.vocab, byteLevel) : undefined;
-    this.#unknownId = model.unk_token == null ? -1 : (model.vocab[model.unk_token] ?? -1);
+    this.#unknownId = typeof model.unk_token === 'string' ? (model.vocab[model.unk_token] ?? -1) : -1;
     this.#fuseUnknown = model.fuse_unk ?? false;
     let longest = 0;
     if (this.#wholeIds !== undefined) for (const word of this.#wholeIds.keys()) longest = Math.max(longest, word.length);

@@ -1,0 +1,186 @@
+// @hot
+import { U64Map } from '@armature/tokens';
+
+const NONE = -1;
+
+/** Called when a registered block loses its place: its hash can no longer be matched. */
+export type EvictionListener = (lo: number, hi: number, block: number) => void;
+
+/**
+ * Life of a fixed number of KV blocks:
+ *
+ *   free ──allocate──► mutable ──register──► registered ⇄ inactive ──allocate──► evicted (= mutable again)
+ *
+ * A block is in use while its reference count is > 0. Without references a registered block is *inactive*: still matchable, first in
+ * line to be evicted, least recently used first. Release a sequence's blocks last block first, so that leaves go before their parents.
+ * Hashes are two int32 words. One physical block per hash is registered; a second copy stays private to its owner.
+ * Everything lives in typed arrays; no operation allocates except growth of the hash table.
+ */
+export class BlockPool {
+  readonly totalBlocks: number;
+  readonly #refs: Int32Array;
+  readonly #hashes: Int32Array;
+  readonly #parents: Int32Array;
+  readonly #isRegistered: Uint8Array;
+  readonly #next: Int32Array;
+  readonly #previous: Int32Array;
+  readonly #byHash: U64Map;
+  readonly #onEvicted: EvictionListener;
+  /** Unreferenced blocks, next victim first: free ones, then inactive ones by age. */
+  #head: number;
+  #tail: number;
+  #unreferenced: number;
+  #evictions: number;
+
+  constructor(totalBlocks: number, onEvicted: EvictionListener = () => undefined) {
+    this.totalBlocks = totalBlocks;
+    this.#refs = new Int32Array(totalBlocks);
+    this.#hashes = new Int32Array(totalBlocks * 2);
+    this.#parents = new Int32Array(totalBlocks * 2);
+    this.#isRegistered = new Uint8Array(totalBlocks);
+    this.#next = new Int32Array(totalBlocks);
+    this.#previous = new Int32Array(totalBlocks);
+    this.#byHash = new U64Map(totalBlocks);
+    this.#onEvicted = onEvicted;
+    this.#head = NONE;
+    this.#tail = NONE;
+    this.#unreferenced = 0;
+    this.#evictions = 0;
+    for (let block = 0; block < totalBlocks; block++) this.#pushTail(block);
+  }
+
+  /** Blocks that `allocate` can give: free and inactive ones. */
+  get freeBlocks(): number {
+    return this.#unreferenced;
+  }
+
+  get usedBlocks(): number {
+    return this.totalBlocks - this.#unreferenced;
+  }
+
+  /** Blocks whose hash can be matched. */
+  get registeredBlocks(): number {
+    return this.#byHash.size;
+  }
+
+  get evictions(): number {
+    return this.#evictions;
+  }
+
+  references(block: number): number {
+    return this.#refs[block];
+  }
+
+  /** A mutable block with one reference, evicting the oldest inactive one if need be; -1 when every block is in use. */
+  allocate(): number {
+    const block = this.#head;
+    if (block === NONE) return NONE;
+    this.#unlink(block);
+    if (this.#isRegistered[block] === 1) {
+      this.#evictions++;
+      this.#forget(block);
+    }
+    this.#refs[block] = 1;
+    return block;
+  }
+
+  /** One more reference; an inactive block becomes active again. */
+  acquire(block: number): void {
+    if (this.#refs[block]++ === 0) this.#unlink(block);
+  }
+
+  /** One reference less. Without any, a registered block becomes inactive, another one free. */
+  release(block: number): void {
+    if (--this.#refs[block] > 0) return;
+    if (this.#isRegistered[block] === 1) this.#pushTail(block);
+    else this.#pushHead(block);
+  }
+
+  /** References of a sequence end: last block first. */
+  releaseAll(blocks: Int32Array, count: number): void {
+    for (let i = count - 1; i >= 0; i--) this.release(blocks[i]);
+  }
+
+  /**
+   * The block is complete: others may match it. False when another block has the hash already; this one then stays private.
+   * The parent's hash words are kept for `snapshot`; 0, 0 and `hasParent` false at the start of a prompt.
+   */
+  register(block: number, lo: number, hi: number, parentLo: number, parentHi: number): boolean {
+    if (this.#isRegistered[block] === 1 || this.#byHash.has(lo, hi)) return false;
+    this.#isRegistered[block] = 1;
+    this.#hashes[block * 2] = lo;
+    this.#hashes[block * 2 + 1] = hi;
+    this.#parents[block * 2] = parentLo;
+    this.#parents[block * 2 + 1] = parentHi;
+    this.#byHash.set(lo, hi, block);
+    return true;
+  }
+
+  /** The block registered under a hash, -1 without one. */
+  find(lo: number, hi: number): number {
+    return this.#byHash.get(lo, hi);
+  }
+
+  /** Leading blocks of interleaved hash words that are registered, at most `limit`. Takes no reference. */
+  match(hashes: Int32Array, limit: number): number {
+    const blocks = Math.min(limit, hashes.length >> 1);
+    let i = 0;
+    while (i < blocks && this.#byHash.get(hashes[2 * i], hashes[2 * i + 1]) !== NONE) i++;
+    return i;
+  }
+
+  /** Visits every registered block with its hash and its parent's hash. */
+  forEachRegistered(visit: (lo: number, hi: number, parentLo: number, parentHi: number) => void): void {
+    for (let block = 0; block < this.totalBlocks; block++) {
+      if (this.#isRegistered[block] === 0) continue;
+      visit(this.#hashes[2 * block], this.#hashes[2 * block + 1], this.#parents[2 * block], this.#parents[2 * block + 1]);
+    }
+  }
+
+  /** Forgets the hashes of all inactive blocks (cache reset). Blocks in use keep theirs. Returns how many were forgotten. */
+  clearInactive(): number {
+    let cleared = 0;
+    for (let block = this.#head; block !== NONE; block = this.#next[block]) {
+      if (this.#isRegistered[block] === 0) continue;
+      this.#forget(block);
+      cleared++;
+    }
+    return cleared;
+  }
+
+  #forget(block: number): void {
+    const lo = this.#hashes[2 * block];
+    const hi = this.#hashes[2 * block + 1];
+    this.#isRegistered[block] = 0;
+    this.#byHash.delete(lo, hi);
+    this.#onEvicted(lo, hi, block);
+  }
+
+  #pushTail(block: number): void {
+    this.#next[block] = NONE;
+    this.#previous[block] = this.#tail;
+    if (this.#tail === NONE) this.#head = block;
+    else this.#next[this.#tail] = block;
+    this.#tail = block;
+    this.#unreferenced++;
+  }
+
+  #pushHead(block: number): void {
+    this.#previous[block] = NONE;
+    this.#next[block] = this.#head;
+    if (this.#head === NONE) this.#tail = block;
+    else this.#previous[this.#head] = block;
+    this.#head = block;
+    this.#unreferenced++;
+  }
+
+  #unlink(block: number): void {
+    const before = this.#previous[block];
+    const after = this.#next[block];
+    if (before === NONE) this.#head = after;
+    else this.#next[before] = after;
+    if (after === NONE) this.#tail = before;
+    else this.#previous[after] = before;
+    this.#unreferenced--;
+  }
+}

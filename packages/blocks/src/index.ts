@@ -1,0 +1,5 @@
+export { BlockPool } from './block-pool.ts';
+export type { EvictionListener } from './block-pool.ts';
+export { LeaseTable } from './lease-table.ts';
+export { ReservationTable } from './reservation-table.ts';
+export type { Reservation } from './reservation-table.ts';

@@ -1,0 +1,80 @@
+import type { ErrorData, KvArena } from '@armature/contracts';
+
+/** One forward pass over a ragged batch. Columns belong to the engine core; they are valid until `done`. */
+export interface StepBatch {
+  sequenceCount: number;
+  /** Per sequence: its sampling state. */
+  readonly slots: Int32Array;
+  /** Per sequence: tokens computed in this pass. */
+  readonly queryLengths: Int32Array;
+  /** Per sequence: tokens whose KV is in the blocks already. */
+  readonly contextLengths: Int32Array;
+  /** Tokens of all sequences, one after the other. */
+  readonly tokenIds: Int32Array;
+  /** Row per sequence, `maxBlocksPerSequence` columns: block numbers. */
+  readonly blockTable: Int32Array;
+  readonly maxBlocksPerSequence: number;
+  /** Per sequence: 1 if a token is sampled after its last query token. */
+  readonly samples: Uint8Array;
+  /** Per sequence: draws are f(seed, choice, output index). */
+  readonly outputIndexes: Int32Array;
+}
+
+/** Rows follow the batch; only rows with `samples` 1 have meaning. Owned by the runner, valid until the next step. */
+export interface StepResult {
+  readonly tokenIds: Int32Array;
+  readonly logprobs: Float32Array;
+  /** Row-major `[sequence][maxTopLogprobs]`; id -1 = none. */
+  readonly topTokenIds: Int32Array;
+  readonly topLogprobs: Float32Array;
+  readonly maxTopLogprobs: number;
+}
+
+/** Sampling state of one sequence, opened before the first step that samples it. */
+export interface SamplingSetup {
+  readonly slot: number;
+  /** Which of the request's choices this is: part of the seed. */
+  readonly choice: number;
+  readonly temperature: number;
+  readonly topP: number;
+  readonly topK: number;
+  readonly minP: number;
+  readonly seedLo: number;
+  readonly seedHi: number;
+  readonly frequencyPenalty: number;
+  readonly presencePenalty: number;
+  readonly repetitionPenalty: number;
+  readonly biasTokenIds: Int32Array;
+  readonly biasValues: Float32Array;
+  /** -1 none, 0 of the chosen token, n with n alternatives. */
+  readonly topLogprobs: number;
+  readonly promptTokenIds: Int32Array;
+  /** Output generated before (migration, disaggregation, preemption). */
+  readonly outputTokenIds: Int32Array;
+  readonly minTokens: number;
+  /** Tokens that cannot be drawn before `minTokens` outputs: end of sequence and stop tokens. */
+  readonly bannedBeforeMinTokens: Int32Array;
+}
+
+export interface ModelRunnerInfo {
+  readonly modelFingerprint: string;
+  readonly vocabSize: number;
+  readonly maxModelTokens: number;
+  readonly eosTokenIds: readonly number[];
+  readonly blockSize: number;
+  readonly totalBlocks: number;
+}
+
+/** The model side of an engine: executes passes, owns the KV arena. */
+export interface ModelRunner {
+  /** Valid after `start`. */
+  readonly info: ModelRunnerInfo;
+  start(): Promise<void>;
+  /** Ordered before the steps that follow. */
+  openSequence(setup: SamplingSetup): void;
+  closeSequence(slot: number): void;
+  /** Calls `done` exactly once, never before return; no second step is posted before. */
+  step(batch: StepBatch, done: (result: StepResult | undefined, error: ErrorData | undefined) => void): void;
+  arena(): KvArena;
+  close(): Promise<void>;
+}

@@ -1,0 +1,14 @@
+export { Agent, createAgent } from './agent.ts';
+export type { AgentOptions, PostOptions, PrepareOptions, RegisterOptions } from './agent.ts';
+export { TransferCounters } from './counters.ts';
+export { allocateDescriptors, blockDescriptors, descriptors, totalBytes } from './descriptors.ts';
+export type { BlockLayout } from './descriptors.ts';
+export type { Grant, SegmentAccess } from './grants.ts';
+export type { TransferDone, TransferHandle } from './handle.ts';
+export { decodeMetadata } from './metadata.ts';
+export type { AgentMetadata } from './metadata.ts';
+export { MemoryTransport } from './memory-transport.ts';
+export type { MemoryTransportOptions } from './memory-transport.ts';
+export { TcpTransport } from './tcp/tcp-transport.ts';
+export type { TcpTransportOptions } from './tcp/tcp-transport.ts';
+export { memoryTransport, tcpTransport } from './plugin.ts';

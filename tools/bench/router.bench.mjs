@@ -1,0 +1,163 @@
+import { measureAll, seeded } from './lib/measure.mjs';
+
+export const description = 'KV index and routing decision, 64 workers (CPU time; network and event decoding are not in it)';
+export const packages = ['router-kv', 'tokens'];
+
+const WORKERS = 64;
+const CHAIN = 512;
+
+const worker = (slot) => ({ instanceId: `w/${slot}@1`, blockSize: 16 });
+const stored = (eventId, sequenceHashes) => ({ type: 'stored', eventId, parent: new Int32Array(0), sequenceHashes, tier: 'device' });
+
+function chain(random, blocks) {
+  const hashes = new Int32Array(blocks * 2);
+  for (let i = 0; i < hashes.length; i++) hashes[i] = random.u32() | 0;
+  return hashes;
+}
+
+/** `chains` chains of 512 blocks; each is held in full by one worker, the first 64 of every 16th by all. */
+function fill(index, chains, random) {
+  const ids = Array.from({ length: WORKERS }, () => 0);
+  const all = [];
+  for (let c = 0; c < chains; c++) {
+    const hashes = chain(random, CHAIN);
+    all.push(hashes);
+    const owner = c % WORKERS;
+    for (let at = 0; at < CHAIN; at += 128) index.apply(owner, stored(++ids[owner], hashes.subarray(at * 2, (at + 128) * 2)));
+    if (c % 16 === 0) for (let slot = 0; slot < WORKERS; slot++) index.apply(slot, stored(++ids[slot], hashes.subarray(0, 128)));
+    if (c % 64 === 1) for (let slot = 0; slot < WORKERS; slot++) index.apply(slot, stored(++ids[slot], hashes));
+  }
+  return { all, ids };
+}
+
+export async function run({ options }) {
+  const { KvIndex, KvPolicy, OverlapColumns, kvPolicyDefaults } = await import('@armature/router-kv');
+  const { U64Map } = await import('@armature/tokens');
+  const chains = Math.round(Number(options.blocks ?? 1_000_000) / CHAIN);
+  const rows = [];
+
+  const index = new KvIndex();
+  for (let slot = 0; slot < WORKERS; slot++) index.joined(slot);
+  const before = process.memoryUsage();
+  const { all } = fill(index, chains, seeded(1));
+  const after = process.memoryUsage();
+  const pick = (rest) => all.filter((_, c) => c % 64 === rest);
+  const [oneWorker, everybody, prefix] = [pick(2), pick(1), pick(16)];
+  const misses = Array.from({ length: 256 }, (_, i) => chain(seeded(900 + i), CHAIN));
+  const map = new U64Map();
+  for (const hashes of everybody) for (let i = 0; i < hashes.length; i += 2) map.set(hashes[i], hashes[i + 1], 1);
+  const out = new OverlapColumns(WORKERS);
+  const query = (set) => (i) => index.findOverlap(set[i % set.length], CHAIN, out);
+  let sink = 0;
+  const lookup = measureAll({
+    one: query(oneWorker),
+    all: query(everybody),
+    prefix: query(prefix),
+    miss: query(misses),
+    // The least a query in a hash table costs: one probe per block, no sets.
+    probes: (i) => {
+      const hashes = everybody[i % everybody.length];
+      for (let b = 0; b < hashes.length; b += 2) sink += map.get(hashes[b], hashes[b + 1]);
+    },
+  });
+  const millions = `${(index.size / 1e6).toFixed(1)} M blocks`;
+  rows.push({ name: `lookup 512 blocks, 1 worker holds all, ${millions}`, value: lookup.one, unit: 'us', limit: lookup.probes, target: 0.109 });
+  rows.push({ name: 'lookup 512 blocks, 64 workers hold all', value: lookup.all, unit: 'us', limit: lookup.probes, target: 0.195 });
+  rows.push({ name: 'lookup 512 blocks, 64 workers share 64', value: lookup.prefix, unit: 'us', target: 0.55 });
+  rows.push({ name: 'lookup 512 blocks, nobody has it', value: lookup.miss, unit: 'us', target: 0.057 });
+  rows.push({ name: 'index memory', value: (after.rss - before.rss) / index.size, unit: 'B/block', target: 24 });
+
+  rows.push(...events(KvIndex));
+  rows.push(...decisions({ KvPolicy, kvPolicyDefaults }));
+  if (sink === 1) console.log('');
+  return rows;
+}
+
+function events(KvIndex) {
+  const random = seeded(5);
+  const long = Array.from({ length: 2000 }, () => chain(random, 128));
+  const index = new KvIndex();
+  index.joined(0);
+  let id = 0;
+  // Steady state: a block stored is a block removed, as in a full cache.
+  const cost = measureAll({
+    long: (i) => {
+      const hashes = long[i % long.length];
+      index.apply(0, stored(++id, hashes));
+      index.apply(0, { ...stored(++id, hashes), type: 'removed' });
+    },
+    short: (i) => {
+      const hashes = long[i % long.length];
+      const one = hashes.subarray(0, 2);
+      index.apply(0, stored(++id, one));
+      index.apply(0, { ...stored(++id, one), type: 'removed' });
+    },
+  });
+  return [
+    { name: 'events of 128 blocks, store + remove', value: 2e6 / cost.long, unit: 'events/s', target: 81_000 },
+    { name: 'events of 1 block, store + remove', value: 2e6 / cost.short, unit: 'events/s', target: 1_000_000 },
+  ];
+}
+
+function decisions({ KvPolicy, kvPolicyDefaults }) {
+  const family = { with: () => ({ set() {}, add() {}, inc() {}, observe() {} }) };
+  const log = { debug() {}, info() {}, warn() {}, error() {}, child: () => log, isEnabled: () => false };
+  const policy = new KvPolicy(kvPolicyDefaults, {
+    path: 'bench',
+    log,
+    random: seeded(3),
+    clock: { nowMs: () => 0, setTimer: () => ({}), clearTimer() {} },
+    metrics: { counter: () => family, gauge: () => family, histogram: () => family, onCollect: () => () => {} },
+  });
+  const prompts = Array.from({ length: 256 }, (_, i) => chain(seeded(50 + i), 32));
+  const ids = Array.from({ length: WORKERS }, () => 0);
+  for (let slot = 0; slot < WORKERS; slot++) {
+    policy.kv.joined(slot, worker(slot));
+    for (const hashes of prompts) policy.kv.apply(slot, stored(++ids[slot], hashes.subarray(0, 2 * (1 + ((slot * 7) % 32)))));
+  }
+  const candidates = {
+    count: WORKERS,
+    slots: Int32Array.from({ length: WORKERS }, (_, i) => i),
+    activeRequests: new Int32Array(WORKERS),
+    activePrefillTokens: Float64Array.from({ length: WORKERS }, (_, i) => i * 37),
+    activeBlocks: new Float64Array(WORKERS),
+    totalBlocks: new Float64Array(WORKERS).fill(16384),
+    costPerHour: new Float64Array(WORKERS),
+    overlapBlocks: new Int32Array(WORKERS),
+  };
+  const costs = new Float64Array(WORKERS);
+  const request = { id: 'r', hop: 'aggregated', promptTokens: 512, sequenceHashes: prompts[0], blocks: 32, blockSize: 16, creditsOverlap: true, overlapCredit: NaN, temperature: NaN };
+  for (let i = 0; i < 256; i++) policy.load.dispatched(i % WORKERS, { ...request, id: `running-${i}`, sequenceHashes: prompts[(i * 3) % 256] });
+  let number = 0;
+  const decide = (i) => {
+    request.sequenceHashes = prompts[i & 255];
+    costs.fill(0);
+    candidates.overlapBlocks.fill(0);
+    policy.score(request, candidates, costs);
+    return policy.pick(request, candidates, costs);
+  };
+  const cost = measureAll({
+    decide,
+    softmax: (i) => {
+      request.temperature = 0.5;
+      decide(i);
+      request.temperature = NaN;
+    },
+    account: (i) => {
+      request.id = `n${number++}`;
+      request.sequenceHashes = prompts[i & 255];
+      policy.load.dispatched(i & 63, request);
+      policy.load.firstToken(i & 63, request.id);
+      policy.load.ended(i & 63, request.id);
+    },
+    explain: () => {
+      for (let i = 0; i < WORKERS; i++) policy.explain(i);
+    },
+  });
+  return [
+    { name: 'decision, 512-token prompt, 64 workers', value: cost.decide, unit: 'us' },
+    { name: 'decision with temperature', value: cost.softmax, unit: 'us' },
+    { name: 'load accounting of one request', value: cost.account, unit: 'us' },
+    { name: 'explain all 64 candidates', value: cost.explain, unit: 'us' },
+  ];
+}

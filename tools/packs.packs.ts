@@ -1,0 +1,67 @@
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
+// Every package must install alone: packed tarballs of itself and of the workspace packages it depends on, in an empty folder.
+const root = fileURLToPath(new URL('..', import.meta.url));
+interface Manifest {
+  readonly name: string;
+  readonly license?: string;
+  readonly exports?: Readonly<Record<string, unknown>>;
+  readonly dependencies?: Readonly<Record<string, string>>;
+  readonly peerDependencies?: Readonly<Record<string, string>>;
+  readonly bin?: object;
+}
+const folders = readdirSync(join(root, 'packages'));
+const manifests = new Map(folders.map((folder) => [folder, JSON.parse(readFileSync(join(root, 'packages', folder, 'package.json'), 'utf8')) as Manifest]));
+const folderOf = (name: string): string => name.replace('@armature/', '');
+
+function workspaceClosure(folder: string, seen = new Set<string>()): Set<string> {
+  if (seen.has(folder)) return seen;
+  seen.add(folder);
+  const manifest = manifests.get(folder);
+  for (const name of Object.keys({ ...manifest?.dependencies, ...manifest?.peerDependencies })) {
+    if (name.startsWith('@armature/')) workspaceClosure(folderOf(name), seen);
+  }
+  return seen;
+}
+
+describe('packages install alone', () => {
+  const scratch = mkdtempSync(join(tmpdir(), 'armature-packs-'));
+  const tarballs = new Map<string, string>();
+
+  beforeAll(() => {
+    for (const folder of folders) {
+      const out = execFileSync('npm', ['pack', '--json', '--pack-destination', scratch], { cwd: join(root, 'packages', folder), encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
+      const [{ filename, files }] = JSON.parse(out) as [{ filename: string; files: { path: string }[] }];
+      tarballs.set(folder, join(scratch, filename));
+      expect(files.filter((file) => /\.test\.|tsbuildinfo|test-support/.test(file.path)).map((file) => file.path), `${folder} packs no tests`).toEqual([]);
+    }
+  });
+  afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+  it.each(folders)('%s', (folder) => {
+    const manifest = manifests.get(folder);
+    if (manifest === undefined) throw new Error(folder);
+    expect(manifest.license).toBe('Apache-2.0');
+    const dir = join(scratch, `install-${folder}`);
+    mkdirSync(dir);
+    writeFileSync(join(dir, 'package.json'), '{ "name": "alone", "private": true, "type": "module" }');
+    const needed = [...workspaceClosure(folder)].map((name) => tarballs.get(name) as string);
+    execFileSync('npm', ['install', '--no-audit', '--no-fund', '--omit=dev', '--prefer-offline', '--ignore-scripts', ...needed], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+    const entries = Object.keys(manifest.exports ?? {}).filter((entry) => !entry.includes('*') && entry !== './package.json');
+    for (const entry of entries) {
+      const specifier = `${manifest.name}${entry.slice(1)}`;
+      const script = `const m = await import(${JSON.stringify(specifier)}); if (Object.keys(m).length === 0) throw new Error('exports nothing'); process.exit(0);`;
+      execFileSync(process.execPath, ['--input-type=module', '-e', script], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+    }
+    expect(entries.length).toBeGreaterThan(0);
+    if (folder === 'cli') {
+      const version = execFileSync(process.execPath, [join(dir, 'node_modules/@armature/cli/bin/armature.js'), 'version'], { cwd: dir, encoding: 'utf8' });
+      expect(version).toContain('armature 0.1.0');
+    }
+  });
+});
