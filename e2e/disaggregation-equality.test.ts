@@ -1,3 +1,4 @@
+import { SystemClock } from '@armature/core';
 import { MemoryTransport } from '@armature/nixel';
 import { describe, expect, it } from 'vitest';
 import { conversations } from './support/conversations.ts';
@@ -70,15 +71,21 @@ describe(`disaggregated equals aggregated bit for bit (${CONVERSATIONS} conversa
   }, 120_000);
 
   it('sabotage: one byte flipped in each transfer is seen', async () => {
+    let flipped = 0;
     const flipping = new MemoryTransport({
-      tap: (bytes: Uint8Array) => {
-        const at = bytes.length >> 1;
+      clock: new SystemClock(),
+      tap: (bytes) => {
+        const at = (bytes.length >> 3) * 4 + 3; // sign and exponent of a float in the middle
         bytes[at] = (bytes[at] as number) ^ 0x40;
+        flipped++;
       },
-    } as never);
-    const app = await start(split, { overrides: { 'transfer-transport': flipping } } as never);
+    });
+    const app = await start(split, { overrides: { 'transfer-transport': flipping } });
     const got = await answers(app);
+    const failures = await metric(app, 'armature_kv_transfer_failures_total');
     await app.close(1_000);
+    expect(failures).toBe(0);
+    expect(flipped).toBeGreaterThan(0);
     expect(different(expected, got).length).toBeGreaterThan(0);
   }, 120_000);
 });

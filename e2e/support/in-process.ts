@@ -1,31 +1,33 @@
 import { readFileSync } from 'node:fs';
 import { boot } from '@armature/core';
+import type { App, BootOptions, Overrides } from '@armature/core';
 import { builtins } from '@armature/cli';
 import { FinishCode } from '@armature/contracts';
 import type { Clock, InferenceEnd, InferenceRequest, ModelDirectory, ModelHandle, SamplingParams, StopParams } from '@armature/contracts';
-import { checkDeployment, deployment } from '@armature/serving';
+import { deployment } from '@armature/serving';
 import { root } from './process.ts';
 
-export type App = Awaited<ReturnType<typeof boot>>;
+export type { App };
 
 export interface StartOptions {
   readonly clock?: Clock;
   readonly seed?: number;
+  readonly overrides?: Overrides;
 }
 
 /** Boots a deployment in this process with the production code. Frontend and admin are left out unless the text has them. */
 export async function start(yaml: string, options: StartOptions = {}): Promise<App> {
   const app = await boot({
     configText: yaml,
-    configName: 'test.yaml',
     baseDir: root,
-    root: deployment,
-    check: checkDeployment as never,
+    root: deployment as BootOptions['root'],
     builtins: await builtins(),
-    logLevel: 'error',
+    env: { ARMATURE_LOG_LEVEL: 'error', ...process.env },
+    processMetrics: false,
+    random: options.seed ?? 1,
     ...(options.clock === undefined ? {} : { clock: options.clock }),
-    seed: options.seed ?? 1,
-  } as never);
+    ...(options.overrides === undefined ? {} : { overrides: options.overrides }),
+  });
   await app.start();
   return app;
 }
@@ -119,7 +121,7 @@ export function collect(output: Output, done: () => void): Parameters<ModelHandl
 
 /** Value of a metric, summed over its label sets. */
 export async function metric(app: App, name: string): Promise<number> {
-  const text = await (app as unknown as { metricsText(): Promise<string> }).metricsText();
+  const text = await app.metrics.text();
   return text
     .split('\n')
     .filter((line) => line.startsWith(`${name}{`) || line.startsWith(`${name} `))

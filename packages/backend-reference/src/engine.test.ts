@@ -35,7 +35,7 @@ describe('engine on the demo model', () => {
 
   it('draws the same tokens under preemption: sampling states stay with their sequences', async () => {
     const asks = golden.items.slice(0, 24).map((item, i) => request(item.prompt, { sampling: { ...request([]).sampling, temperature: 1.2, seedLo: i }, stop: { ...request([]).stop, maxTokens: 100 } }));
-    const roomy = await started();
+    const roomy = await started({ totalBlocks: 1024 });
     const expected = await Promise.all(asks.map((what) => ask(roomy, { ...what, tokenIds: what.tokenIds.slice() })));
     expect(roomy.load().preemptions).toBe(0);
     const tight = await started({ totalBlocks: 64, maxSequences: 16 });

@@ -1,8 +1,15 @@
 import type { PluginDescriptor } from '@armature/contracts';
+import { mock } from '@armature/backend-mock';
+import { reference } from '@armature/backend-reference';
+import { node, openai } from '@armature/frontend-openai';
+import { uws } from '@armature/http-uws';
 import { memoryTransport, tcpTransport } from '@armature/nixel';
+import { huggingface } from '@armature/preprocessor';
+import { routerPlugins } from '@armature/router-kv';
 import { servingPlugins } from '@armature/serving';
 
 /** The plug-ins that come with `armature`; they use the same door as foreign ones. */
 export async function builtins(): Promise<readonly PluginDescriptor[]> {
-  return [...servingPlugins, memoryTransport, tcpTransport] as readonly PluginDescriptor[];
+  const all: readonly unknown[] = [...servingPlugins, ...routerPlugins, openai, node, uws, huggingface, reference, mock, memoryTransport, tcpTransport];
+  return all as readonly PluginDescriptor[];
 }

@@ -90,7 +90,7 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
   program
     .command('version')
     .description('print versions of armature, Node and the platform')
-    .action(() => process.stdout.write(`armature ${version}\nnode ${process.versions.node}\nplatform ${process.platform}-${process.arch}\n`));
+    .action(() => void process.stdout.write(`armature ${version}\nnode ${process.versions.node}\nplatform ${process.platform}-${process.arch}\n`));
   return program;
 }
 

@@ -1,7 +1,7 @@
 import 'reflect-metadata';
 import { randomBytes } from 'node:crypto';
 import { ArmatureError } from '@armature/contracts';
-import type { Clock, Deployment, Health, Logger, PluginDescriptor, Random } from '@armature/contracts';
+import type { Clock, Deployment, Health, Logger, Random } from '@armature/contracts';
 import { container as globalContainer, instanceCachingFactory } from 'tsyringe';
 import type { DependencyContainer } from 'tsyringe';
 import { loadConfig } from './config/load.ts';

@@ -22,6 +22,17 @@ export function isObject(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
+/** A nested object under its full path, so that every reader and message below names `nvext.ignore_eos` and not `ignore_eos`. */
+export function nested(body: Json, key: string): Json {
+  const value = optionalObject(body, key);
+  if (value === undefined) return NONE;
+  const named: Record<string, unknown> = {};
+  for (const name of Object.keys(value)) named[`${key}.${name}`] = value[name];
+  return named;
+}
+
+const NONE: Json = Object.freeze({});
+
 export function invalidType(param: string, expected: string, found: unknown): Error {
   return badRequest(param, 'invalid_type', `'${param}' must be ${expected}, got ${typeName(found)}.`);
 }

@@ -6,6 +6,8 @@ export interface Flushable {
   /** Set by the flusher: already in the list of this tick. */
   dirty: boolean;
   flush(): void;
+  /** `flush` threw. */
+  failed(error: unknown): void;
 }
 
 /**
@@ -33,7 +35,12 @@ export class Flusher {
     for (let i = 0; i < streams.length; i++) {
       const stream = streams[i]!;
       stream.dirty = false;
-      stream.flush();
+      try {
+        stream.flush();
+      } catch (error) {
+        // One stream's failure must not keep the others of this tick unwritten.
+        stream.failed(error);
+      }
     }
     streams.length = 0;
     this.#spare = streams;

@@ -57,7 +57,7 @@ export class OpenAiFrontend implements Frontend {
   async listen(): Promise<{ readonly url: string }> {
     const { host, port, maxBodyBytes } = this.#runtime.config;
     const options = { host, port, maxBodyBytes };
-    const handler = { request: (exchange: HttpExchange) => this.#receive(exchange), tooLarge };
+    const handler = { request: (exchange: HttpExchange) => this.#receive(exchange), tooLarge: (limitBytes: number) => this.#tooLarge(limitBytes) };
     try {
       this.#listener = await this.#server.listen(options, handler);
     } catch (error) {
@@ -120,6 +120,7 @@ export class OpenAiFrontend implements Frontend {
 
   #generate(exchange: HttpExchange, requestId: string, begin: typeof startChat): void {
     const runtime = this.#runtime;
+    const receivedAtMs = runtime.clock.nowMs();
     if (this.#draining) throw new ApiError({ ...problem(503, 'service_unavailable', 'server_closing', 'The server is closing.'), retryAfterMs: 1000, shouldRetry: true });
     const limit = runtime.config.maxConcurrentRequests;
     if (runtime.live.size >= limit) {
@@ -127,7 +128,7 @@ export class OpenAiFrontend implements Frontend {
       throw new ApiError(overloaded(runtime.config.overloadStatus, 'too_many_concurrent_requests', 500 + runtime.random.below(1000)));
     }
     checkContentType(exchange.header('content-type'));
-    begin(runtime, this.#models, exchange, parseBody(exchange.body), requestId);
+    begin(runtime, this.#models, { exchange, requestId, receivedAtMs }, parseBody(exchange.body));
   }
 
   #checkKey(authorization: string): void {
@@ -171,6 +172,12 @@ export class OpenAiFrontend implements Frontend {
     this.#json(exchange, requestId, 'ready', 503, JSON.stringify({ status: this.#draining ? 'draining' : 'starting', error: envelope(of) }));
   }
 
+  #tooLarge(limitBytes: number): { status: number; headers: HttpHeaders; body: string } {
+    const of = problem(413, 'invalid_request_error', 'request_too_large', `The request body is larger than the limit of ${limitBytes} bytes.`);
+    this.#runtime.metrics.answered('other', 413);
+    return { status: 413, headers: errorHeaders(of, `req_${this.#runtime.newId()}`), body: errorBody(of) };
+  }
+
   #json(exchange: HttpExchange, requestId: string, route: string, status: number, body: string): void {
     this.#runtime.metrics.answered(route, status);
     exchange.respond(status, { 'content-type': 'application/json', 'x-request-id': requestId }, body);
@@ -199,11 +206,6 @@ function checkContentType(value: string): void {
   const charset = parameters.find((parameter) => parameter.startsWith('charset='));
   if (type === 'application/json' && (charset === undefined || /^charset="?utf-?8"?$/.test(charset))) return;
   throw new ApiError(problem(415, 'invalid_request_error', 'unsupported_media_type', `The body must be application/json in UTF-8, got ${JSON.stringify(value.slice(0, 100))}.`));
-}
-
-function tooLarge(limitBytes: number): { status: number; headers: HttpHeaders; body: string } {
-  const of = problem(413, 'invalid_request_error', 'request_too_large', `The request body is larger than the limit of ${limitBytes} bytes.`);
-  return { status: 413, headers: { 'content-type': 'application/json' }, body: errorBody(of) };
 }
 
 function sha256(text: string): Buffer {

@@ -1,4 +1,4 @@
-import { childTraceparent } from '@armature/contracts';
+import { ArmatureError, childTraceparent } from '@armature/contracts';
 import type { EncodedPrompt, HttpExchange, InferenceRequest, ModelDirectory, ModelHandle, StopParams } from '@armature/contracts';
 import { ApiError, badRequest, problem } from './api-error.ts';
 import { parseChat } from './chat-fields.ts';
@@ -13,6 +13,13 @@ import { checkIds, checkVocabulary, samplingFor, stopFor, withHeaders } from './
 import type { CommonFields } from './sampling-fields.ts';
 import { CHAT, COMPLETION } from './shape.ts';
 import type { Shape } from './shape.ts';
+
+/** One request as it came in. */
+export interface Arrival {
+  readonly exchange: HttpExchange;
+  readonly requestId: string;
+  readonly receivedAtMs: number;
+}
 
 interface Prompt {
   readonly tokenIds: Int32Array;
@@ -30,13 +37,13 @@ interface Plan {
 }
 
 /** Validates, encodes and starts a chat request. Throws ApiError, or what the preprocessor throws. */
-export function startChat(runtime: Runtime, models: ModelDirectory, exchange: HttpExchange, body: Json, requestId: string): void {
+export function startChat(runtime: Runtime, models: ModelDirectory, arrival: Arrival, body: Json): void {
   const parsed = parseChat(body);
   const model = modelFor(models, parsed.common.model);
   checkVocabulary(parsed.common, model.preprocessor.card.vocabSize);
   const encoded = model.preprocessor.encodeChat(parsed.input);
   const maxTokens = outputBudget(model, [encoded.tokenIds], parsed.maxTokens, undefined, parsed.common.minTokens, 'messages');
-  start(runtime, exchange, requestId, {
+  start(runtime, arrival, {
     shape: CHAT,
     fields: parsed.common,
     model,
@@ -47,7 +54,7 @@ export function startChat(runtime: Runtime, models: ModelDirectory, exchange: Ht
 }
 
 /** Validates, encodes and starts a text completion. Throws as `startChat`. */
-export function startCompletion(runtime: Runtime, models: ModelDirectory, exchange: HttpExchange, body: Json, requestId: string): void {
+export function startCompletion(runtime: Runtime, models: ModelDirectory, arrival: Arrival, body: Json): void {
   const parsed = parseCompletion(body);
   const model = modelFor(models, parsed.common.model);
   const { preprocessor } = model;
@@ -58,7 +65,7 @@ export function startCompletion(runtime: Runtime, models: ModelDirectory, exchan
     return { tokenIds: prompt, echo: parsed.echo ? textOf(model, prompt) : '' };
   });
   const maxTokens = outputBudget(model, prompts.map((prompt) => prompt.tokenIds), parsed.maxTokens, LIMITS.completionTokens, parsed.common.minTokens, 'prompt');
-  start(runtime, exchange, requestId, { shape: COMPLETION, fields: parsed.common, model, prompts, maxTokens, topLogprobs: parsed.topLogprobs });
+  start(runtime, arrival, { shape: COMPLETION, fields: parsed.common, model, prompts, maxTokens, topLogprobs: parsed.topLogprobs });
 }
 
 function encodeText(encoded: EncodedPrompt): Int32Array {
@@ -104,9 +111,9 @@ function outputBudget(model: ModelHandle, prompts: readonly Int32Array[], asked:
   return maxTokens;
 }
 
-function start(runtime: Runtime, exchange: HttpExchange, requestId: string, plan: Plan): void {
+function start(runtime: Runtime, arrival: Arrival, plan: Plan): void {
   const { fields, model, shape, topLogprobs } = plan;
-  const receivedAtMs = runtime.clock.nowMs();
+  const { exchange, requestId, receivedAtMs } = arrival;
   const wishes = withHeaders(fields, (name) => exchange.header(name));
   const timeoutMs = timeoutFor(runtime, exchange);
   const traceparent = childTraceparent(exchange.header('traceparent') || undefined, runtime.random);
@@ -158,7 +165,12 @@ function start(runtime: Runtime, exchange: HttpExchange, requestId: string, plan
       routing: wishes.routing,
       traceparent,
     };
-    leg.executed(model.execute(request, leg));
+    try {
+      leg.executed(model.execute(request, leg));
+    } catch (error) {
+      // Against the contract; without this the request would hang until its deadline.
+      generation.fail(ArmatureError.from(error).toData());
+    }
   }
 }
 

@@ -1,5 +1,5 @@
 // @hot
-import { FinishCode } from '@armature/contracts';
+import { ArmatureError, FinishCode } from '@armature/contracts';
 import type { ErrorData, HttpExchange, InferenceEnd, InferenceHandle, Preprocessor, TextOutput, TokenBatch, TokenSink } from '@armature/contracts';
 import { errorBody, errorHeaders, problemFromError, timedOut } from './api-error.ts';
 import type { ApiProblem } from './api-error.ts';
@@ -56,8 +56,19 @@ export class Leg implements TokenSink {
   }
 
   tokens(batch: TokenBatch): void {
+    if (this.ended || this.#generation.over) return;
+    try {
+      this.#takeAll(batch);
+    } catch (error) {
+      // One request with a token its tokenizer does not know must not end the engine's step for all others.
+      this.ended = true;
+      this.cancel();
+      this.#generation.fail(ArmatureError.from(error).toData());
+    }
+  }
+
+  #takeAll(batch: TokenBatch): void {
     const generation = this.#generation;
-    if (this.ended || generation.over) return;
     const of = batch.choices;
     let taken = 0;
     for (let row = 0; row < batch.count; row++) {
@@ -192,7 +203,7 @@ export class Generation implements Flushable {
   begin(legs: readonly Leg[], timeoutMs: number): void {
     this.legs = legs;
     this.#openLegs = legs.length;
-    for (const leg of legs) for (const choice of leg.choices) choice.head = `data: ${this.#prefix}{"index":${choice.index},${this.#options.shape.open}`;
+    if (this.#stream) for (const leg of legs) for (const choice of leg.choices) choice.head = `data: ${this.#prefix}{"index":${choice.index},${this.#options.shape.open}`;
     this.#runtime.began(this);
     this.#deadline = this.#runtime.clock.setTimer(timeoutMs, () => this.expire());
   }
@@ -290,8 +301,13 @@ export class Generation implements Flushable {
     return `{"prompt_tokens":${prompt},"completion_tokens":${output},"total_tokens":${prompt + output},"prompt_tokens_details":{"cached_tokens":${cached}}}`;
   }
 
+  failed(error: unknown): void {
+    this.fail(ArmatureError.from(error).toData());
+  }
+
   /** A leg failed: the whole request does. */
   fail(error: ErrorData): void {
+    if (this.over) return;
     this.#runtime.log.debug('request failed', { requestId: this.#options.requestId, id: this.id, code: error.code, reason: error.message });
     const told = problemFromError(error, this.#runtime.config.overloadStatus);
     if (told.status === 500) this.#runtime.log.warn('request failed inside the server', { requestId: this.#options.requestId, code: error.code, reason: error.message });

@@ -17,6 +17,12 @@ export const LIMITS = {
   cacheSalt: 512,
   user: 4096,
   workerName: 256,
+  /** Magnitude of `priority`. */
+  priority: 1_000_000_000,
+  /** Of `nvext.router_config_override`. */
+  routerNumber: 1_000_000,
+  topK: 0x7fffffff,
+  repetitionPenalty: 100,
   /** What OpenAI's /v1/completions generates when `max_tokens` is absent. */
   completionTokens: 16,
 } as const;

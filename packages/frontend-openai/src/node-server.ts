@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
@@ -217,5 +218,5 @@ function answerMalformed(error: NodeJS.ErrnoException, socket: Socket): void {
   if (error.code === 'HPE_HEADER_OVERFLOW') [status, code] = ['431 Request Header Fields Too Large', 'headers_too_large'];
   else if (error.code === 'ERR_HTTP_REQUEST_TIMEOUT') [status, code] = ['408 Request Timeout', 'request_timeout'];
   const body = `{"error":{"message":"${status.slice(4)}","type":"invalid_request_error","param":null,"code":"${code}"}}`;
-  socket.end(`HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\nconnection: close\r\n\r\n${body}`);
+  socket.end(`HTTP/1.1 ${status}\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\nx-request-id: req_${randomUUID()}\r\nconnection: close\r\n\r\n${body}`);
 }

@@ -1,6 +1,6 @@
 import type { InferenceRequest, ModelCard, Random, RoutingOverrides, SamplingParams, StopParams } from '@armature/contracts';
 import { badRequest, unsupported } from './api-error.ts';
-import { invalidType, invalidValue, optionalBoolean, optionalInteger, optionalNumber, optionalObject, optionalString } from './fields.ts';
+import { invalidType, invalidValue, nested, optionalBoolean, optionalInteger, optionalNumber, optionalObject, optionalString } from './fields.ts';
 import type { Json } from './fields.ts';
 import { LIMITS } from './limits.ts';
 
@@ -42,9 +42,9 @@ export function parseCommon(body: Json): CommonFields {
   const stream = optionalBoolean(body, 'stream') ?? false;
   const [stop, stopTokenIds] = parseStop(body);
   const [biasTokenIds, biasValues] = parseBias(body);
-  const nvext = optionalObject(body, 'nvext');
+  const nvext = nested(body, 'nvext');
   optionalString(body, 'user', LIMITS.user);
-  const greedy = nvext !== undefined && optionalBoolean(nvext, 'greed_sampling') === true;
+  const greedy = optionalBoolean(nvext, 'nvext.greed_sampling') === true;
   const temperature = optionalNumber(body, 'temperature', 0, LIMITS.temperature);
   return {
     model,
@@ -54,7 +54,7 @@ export function parseCommon(body: Json): CommonFields {
     stop,
     stopTokenIds,
     minTokens: optionalInteger(body, 'min_tokens', 0, MAX) ?? 0,
-    ignoreEos: optionalBoolean(body, 'ignore_eos') ?? (nvext === undefined ? false : (optionalBoolean(nvext, 'ignore_eos') ?? false)),
+    ignoreEos: optionalBoolean(body, 'ignore_eos') ?? optionalBoolean(nvext, 'nvext.ignore_eos') ?? false,
     temperature: greedy ? 0 : temperature,
     topP: positive(body, 'top_p', 1),
     topK: topK(body),
@@ -62,12 +62,12 @@ export function parseCommon(body: Json): CommonFields {
     seed: seedOf(body),
     frequencyPenalty: optionalNumber(body, 'frequency_penalty', -LIMITS.penalty, LIMITS.penalty) ?? 0,
     presencePenalty: optionalNumber(body, 'presence_penalty', -LIMITS.penalty, LIMITS.penalty) ?? 0,
-    repetitionPenalty: positive(body, 'repetition_penalty', 100) ?? 1,
+    repetitionPenalty: positive(body, 'repetition_penalty', LIMITS.repetitionPenalty) ?? 1,
     biasTokenIds,
     biasValues,
-    cacheSalt: optionalString(body, 'cache_salt', LIMITS.cacheSalt) ?? (nvext === undefined ? '' : (optionalString(nvext, 'cache_salt', LIMITS.cacheSalt) ?? '')),
+    cacheSalt: optionalString(body, 'cache_salt', LIMITS.cacheSalt) ?? optionalString(nvext, 'nvext.cache_salt', LIMITS.cacheSalt) ?? '',
     priority: parsePriority(body, nvext),
-    routing: nvext === undefined ? NO_ROUTING : parseRouting(nvext),
+    routing: body['nvext'] == null ? NO_ROUTING : parseRouting(nvext),
   };
 }
 
@@ -80,7 +80,7 @@ function positive(body: Json, key: string, max: number): number | undefined {
 }
 
 function topK(body: Json): number | undefined {
-  const value = optionalInteger(body, 'top_k', -1, 0x7fffffff);
+  const value = optionalInteger(body, 'top_k', -1, LIMITS.topK);
   return value === -1 ? 0 : value;
 }
 
@@ -146,24 +146,25 @@ function parseBias(body: Json): readonly [Int32Array, Float32Array] {
     const key = keys[i]!;
     if (!/^(0|[1-9]\d{0,9})$/.test(key)) throw invalidValue('logit_bias', `has the key ${JSON.stringify(key.slice(0, 40))}, which is not a token id.`);
     ids[i] = tokenId(Number(key), 'logit_bias');
-    values[i] = optionalNumber({ logit_bias: value[key] ?? 0 }, 'logit_bias', -LIMITS.bias, LIMITS.bias) ?? 0;
+    const bias = optionalNumber({ [`logit_bias.${key}`]: value[key] ?? Number.NaN }, `logit_bias.${key}`, -LIMITS.bias, LIMITS.bias);
+    values[i] = bias ?? 0;
   }
   return [ids, values];
 }
 
-function parsePriority(body: Json, nvext: Json | undefined): number {
-  const own = optionalInteger(body, 'priority', -0x80000000, 0x7fffffff);
-  if (own !== undefined || nvext === undefined) return own ?? 0;
-  const hints = optionalObject(nvext, 'agent_hints');
-  return hints === undefined ? 0 : (optionalInteger(hints, 'priority', -0x80000000, 0x7fffffff) ?? 0);
+function parsePriority(body: Json, nvext: Json): number {
+  const hints = nested(nvext, 'nvext.agent_hints');
+  const hinted = optionalInteger(hints, 'nvext.agent_hints.priority', -LIMITS.priority, LIMITS.priority);
+  return optionalInteger(body, 'priority', -LIMITS.priority, LIMITS.priority) ?? hinted ?? 0;
 }
 
 function parseRouting(nvext: Json): RoutingOverrides {
-  const override = optionalObject(nvext, 'router_config_override');
-  const overlapCredit = override === undefined ? undefined : (optionalNumber(override, 'overlap_score_credit', 0, 1e6) ?? optionalNumber(override, 'overlap_score_weight', 0, 1e6));
-  const temperature = override === undefined ? undefined : optionalNumber(override, 'router_temperature', 0, 1e6);
-  const worker = workerName(nvext, 'decode_worker_id') ?? workerName(nvext, 'backend_instance_id');
-  const prefillWorker = workerName(nvext, 'prefill_worker_id');
+  const path = 'nvext.router_config_override';
+  const override = nested(nvext, path);
+  const overlapCredit = optionalNumber(override, `${path}.overlap_score_credit`, 0, LIMITS.routerNumber);
+  const temperature = optionalNumber(override, `${path}.router_temperature`, 0, LIMITS.routerNumber);
+  const worker = workerName(nvext, 'nvext.decode_worker_id') ?? workerName(nvext, 'nvext.backend_instance_id');
+  const prefillWorker = workerName(nvext, 'nvext.prefill_worker_id');
   return {
     ...(overlapCredit === undefined ? {} : { overlapCredit }),
     ...(temperature === undefined ? {} : { temperature }),

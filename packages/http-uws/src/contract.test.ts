@@ -8,7 +8,10 @@ if (found.available) {
   httpServerContract({
     runner: { describe, it },
     create: () => new UwsHttpServer(),
-    skip: [{ rule: 'answers pipelined requests in order when later ones are ready first', reason: 'uWebSockets.js closes a connection that pipelines behind an unfinished answer' }],
+    skip: [
+      { rule: 'answers pipelined requests in order when later ones are ready first', reason: 'uWebSockets.js closes a connection that pipelines behind an unfinished answer' },
+      { rule: 'sends the head of a stream before its first chunk', reason: 'uWebSockets.js sends the head together with the first chunk' },
+    ],
   });
 } else {
   test(`http-server contract (skipped: ${found.error.message})`, () => expect(found.error.code).toBe('HTTP_UWS_UNAVAILABLE'));

@@ -78,8 +78,11 @@ export class UwsExchange implements HttpExchange {
     const response = this.#response;
     response.cork(() => {
       this.#writeHead(status, headers);
-      if (this.method === 'HEAD') response.endWithoutBody(typeof body === 'string' ? Buffer.byteLength(body) : body.byteLength, closeAfter);
-      else response.end(body, closeAfter);
+      if (this.method === 'HEAD') {
+        // Not through endWithoutBody(length): the library would wait for those bytes and refuse the connection's next request.
+        response.writeHeader('content-length', String(typeof body === 'string' ? Buffer.byteLength(body) : body.byteLength));
+        response.endWithoutBody();
+      } else response.end(body, closeAfter);
     });
   }
 
@@ -87,11 +90,8 @@ export class UwsExchange implements HttpExchange {
     if (this.#phase !== Phase.Open) return;
     this.#phase = Phase.Streaming;
     const response = this.#response;
-    response.onWritable(this.#writable);
-    response.cork(() => {
-      this.#writeHead(status, headers);
-      // uWebSockets.js sends the head with the first chunk; an empty write would end the answer, so the head waits for it.
-    });
+    // The library sends the head together with the first chunk. No onWritable: with one it would stop draining by itself.
+    response.cork(() => this.#writeHead(status, headers));
   }
 
   write(chunk: string): number {
@@ -142,6 +142,4 @@ export class UwsExchange implements HttpExchange {
     this.#phase = Phase.Ended;
     this.#onEnded(this);
   }
-
-  readonly #writable = (): boolean => true;
 }

@@ -4,13 +4,12 @@ import { ArmatureError } from '@armature/contracts';
 export interface UwsResponse {
   onAborted(callback: () => void): UwsResponse;
   onData(callback: (chunk: ArrayBuffer, isLast: boolean) => void): UwsResponse;
-  onWritable(callback: (offset: number) => boolean): UwsResponse;
   writeStatus(status: string): UwsResponse;
   writeHeader(name: string, value: string): UwsResponse;
   /** False: not everything was accepted by the socket. */
   write(chunk: string | Uint8Array): boolean;
   end(body?: string | Uint8Array, closeConnection?: boolean): UwsResponse;
-  endWithoutBody(reportedContentLength?: number, closeConnection?: boolean): UwsResponse;
+  endWithoutBody(): UwsResponse;
   cork(callback: () => void): UwsResponse;
   close(): UwsResponse;
 }

@@ -1,7 +1,7 @@
 import { resolve } from 'node:path';
 import { ArmatureError, modelFacts } from '@armature/contracts';
 import type { ChatInput, Counter, EncodedPrompt, ModelCard, PluginContext, Preprocessor, TextOutput, TextOutputOptions } from '@armature/contracts';
-import { ChatTemplate } from './chat-template.ts';
+import { ChatTemplate } from './template/chat-template.ts';
 import type { HuggingFaceConfig } from './config.ts';
 import { buildModelCard } from './model-card.ts';
 import { readModelFiles } from './model-files.ts';

@@ -1,5 +1,4 @@
 export { deployment, servingPlugins } from './plugin.ts';
-export { checkDeployment } from './deployment/deployment.ts';
 export { deploymentSchema } from './deployment/schema.ts';
 export { always, conditional, never } from './policies/disaggregation.ts';
 export { ModelRuntime } from './execution/model-runtime.ts';

@@ -1,5 +1,6 @@
 import { definePlugin } from '@armature/contracts';
 import type { PluginDescriptor } from '@armature/contracts';
+import { checkDeployment } from './deployment/check.ts';
 import { ServingDeployment } from './deployment/deployment.ts';
 import { deploymentSchema } from './deployment/schema.ts';
 import type { DeploymentConfig } from './deployment/schema.ts';
@@ -12,6 +13,7 @@ export const deployment = definePlugin<'deployment', DeploymentConfig>({
   name: 'serving',
   description: 'Models, workers, routing and disaggregation wired from one YAML.',
   configSchema: deploymentSchema,
+  check: checkDeployment,
   create: (config, context) => new ServingDeployment(config, context),
 });
 

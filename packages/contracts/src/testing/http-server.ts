@@ -40,7 +40,8 @@ async function withBench(create: HttpServerContractOptions['create'], body: (ben
   };
   const listener = await server.listen({ host: '127.0.0.1', port: 0, maxBodyBytes: LIMIT }, handler);
   try {
-    await body(
+    await within(8000,
+      body(
       Object.assign(bench, {
         server,
         listener,
@@ -50,12 +51,25 @@ async function withBench(create: HttpServerContractOptions['create'], body: (ben
           clients.push(client);
           return client;
         },
-      }),
+      })),
     );
   } finally {
     for (const client of clients) client.destroy();
     await listener.close(0);
     await server.close?.();
+  }
+}
+
+/** Every rule ends: a server that never answers fails it, and does not hang the suite. */
+async function within(limitMs: number, work: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`the rule did not end within ${limitMs} ms`)), limitMs);
+  });
+  try {
+    await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 
@@ -66,6 +80,20 @@ export async function eventually(done: () => boolean, what: string): Promise<voi
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
   assert.fail(`did not happen within 5 s: ${what}`);
+}
+
+/** A client that has read the head and the first chunk of a stream. */
+async function openStream(bench: Bench, also: (exchange: HttpExchange) => void = () => undefined): Promise<RawHttpClient> {
+  const client = await bench.open();
+  bench.handle = (exchange) => {
+    also(exchange);
+    exchange.stream(200, PLAIN);
+    exchange.write('first');
+  };
+  client.request('GET', '/');
+  assert.equal((await client.head()).status, 200);
+  assert.equal((await client.chunk())?.toString(), 'first');
+  return client;
 }
 
 function isCode(code: string): (error: unknown) => boolean {
@@ -229,11 +257,14 @@ function streamRules(rule: MakeRule): readonly ContractRule[] {
       client.request('POST', '/', '{}');
       assert.equal((await client.answer()).body.toString(), `${parts.join('')}終`);
     }),
-    rule('sends head and chunks as they are written', async (bench) => {
+    rule('sends the head of a stream before its first chunk', async (bench) => {
       const client = await bench.open();
       bench.handle = (exchange) => exchange.stream(200, PLAIN);
       client.request('GET', '/');
       assert.equal((await client.head()).status, 200);
+    }),
+    rule('sends chunks as they are written', async (bench) => {
+      const client = await openStream(bench);
       for (const part of ['one', 'zwölf']) {
         bench.seen[0]!.write(part);
         assert.equal((await client.chunk())?.toString(), part);
@@ -249,7 +280,9 @@ function streamRules(rule: MakeRule): readonly ContractRule[] {
         aborts = 0;
         bench.handle = (exchange) => {
           exchange.onAbort(() => aborts++);
-          if (streaming) exchange.stream(200, PLAIN);
+          if (!streaming) return;
+          exchange.stream(200, PLAIN);
+          exchange.write('part');
         };
         client.request('POST', '/', 'x');
         if (streaming) await client.head();
@@ -281,21 +314,13 @@ function streamRules(rule: MakeRule): readonly ContractRule[] {
       assert.equal(aborts, 0);
     }),
     rule('destroy cuts the connection without a proper end', async (bench) => {
-      const client = await bench.open();
-      bench.handle = (exchange) => exchange.stream(200, PLAIN);
-      client.request('GET', '/');
-      await client.head();
-      bench.seen[0]!.write('part');
-      assert.equal((await client.chunk())?.toString(), 'part');
+      const client = await openStream(bench);
       bench.seen[0]!.destroy();
       await client.closed();
       await assert.rejects(client.chunk());
     }),
     rule('reports the bytes a slow reader leaves, and none once they are read', async (bench) => {
-      const client = await bench.open();
-      bench.handle = (exchange) => exchange.stream(200, PLAIN);
-      client.request('GET', '/');
-      await client.head();
+      const client = await openStream(bench);
       client.socket.pause();
       const exchange = bench.seen[0]!;
       const chunk = 'x'.repeat(65_536);
@@ -384,11 +409,8 @@ function lifeRules(rule: MakeRule, create: HttpServerContractOptions['create']):
       await other.close?.();
     }),
     rule('close waits for answers in flight, takes nothing new, and may be called again', async (bench) => {
-      const client = await bench.open();
       const idle = await bench.open();
-      bench.handle = (exchange) => exchange.stream(200, PLAIN);
-      client.request('GET', '/');
-      await client.head();
+      const client = await openStream(bench);
       let closed = false;
       const closing = bench.listener.close(5000).then(() => (closed = true));
       const again = bench.listener.close(5000);
@@ -406,14 +428,8 @@ function lifeRules(rule: MakeRule, create: HttpServerContractOptions['create']):
       await bench.listener.close(0);
     }),
     rule('close cuts what is left at the deadline and tells its handler', async (bench) => {
-      const client = await bench.open();
       let aborts = 0;
-      bench.handle = (exchange) => {
-        exchange.onAbort(() => aborts++);
-        exchange.stream(200, PLAIN);
-      };
-      client.request('GET', '/');
-      await client.head();
+      const client = await openStream(bench, (exchange) => exchange.onAbort(() => aborts++));
       await bench.listener.close(30);
       await client.closed();
       assert.equal(aborts, 1);

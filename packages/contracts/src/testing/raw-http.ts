@@ -16,6 +16,7 @@ export class RawHttpClient {
   readonly socket: Socket;
   #buffer: Buffer = Buffer.alloc(0);
   #closed = false;
+  #owed = 0;
   #wake: (() => void) | undefined = undefined;
 
   private constructor(socket: Socket) {
@@ -93,13 +94,23 @@ export class RawHttpClient {
 
   /** Data of the next chunk; undefined for the terminating one. */
   async chunk(): Promise<Buffer | undefined> {
+    if (this.#owed > 0) await this.#chunkEnd();
     const size = await this.#until('\r\n');
     if (!/^[0-9a-fA-F]+$/.test(size)) throw new Error(`not a chunk size: ${JSON.stringify(size.slice(0, 40))}`);
     const length = parseInt(size, 16);
     const data = await this.bytes(length);
+    // The line end after the data is checked with the next chunk: some servers send it only then.
+    this.#owed = Math.max(1, length);
+    if (length > 0) return data;
+    await this.#chunkEnd();
+    return undefined;
+  }
+
+  async #chunkEnd(): Promise<void> {
+    const length = this.#owed;
+    this.#owed = 0;
     const ending = (await this.bytes(2)).toString('latin1');
     if (ending !== '\r\n') throw new Error(`chunk of ${length} bytes is followed by ${JSON.stringify(ending)}: its length is wrong`);
-    return length === 0 ? undefined : data;
   }
 
   async bytes(count: number): Promise<Buffer> {

@@ -26,7 +26,11 @@ function withoutBranches(errors: readonly ErrorObject[]): ErrorObject[] {
     const prefix = `${choice.schemaPath}/`;
     const inside = kept.filter((error) => error.schemaPath.startsWith(prefix) || isVia(error, choice));
     if (inside.length === 0) continue;
-    const branches = Map.groupBy(inside, (error) => error.schemaPath.slice(prefix.length).split('/')[0] as string);
+    const branches = new Map<string, ErrorObject[]>();
+    for (const error of inside) {
+      const branch = error.schemaPath.startsWith(prefix) ? (error.schemaPath.slice(prefix.length).split('/')[0] as string) : error.schemaPath.split('/')[2];
+      branches.set(branch, [...(branches.get(branch) ?? []), error]);
+    }
     const meant = [...branches.values()].filter((branch) => !branch.some((error) => isWrongShape(error, choice)));
     const chosen = meant.length === 1 ? (meant[0] as ErrorObject[]) : [choice];
     kept = kept.filter((error) => error !== choice && !inside.includes(error));

@@ -27,15 +27,20 @@ export interface ConfigSource {
 }
 
 /** A file may say the same thing a million times through aliases; it may not become that large. */
-const MAX_NODES = 200_000;
+const MAX_NODES = 100_000;
 
 /** Text → values with their places; `${VAR}` replaced. Syntax errors and missing variables are collected, not thrown. */
 export function readSource(text: string, file: string, env: Readonly<Record<string, string | undefined>>): ConfigSource {
   const lines = new LineCounter();
   const document = parseDocument(text, { lineCounter: lines, keepSourceTokens: false, uniqueKeys: true });
   const reader = new Reader(document, lines, file, env);
+  let lastLine = 0;
   for (const error of [...document.errors, ...document.warnings]) {
     const place = lines.linePos(error.pos[0]);
+    // One slip makes the parser complain about everything after it on the line.
+    if (place.line === lastLine) continue;
+    lastLine = place.line;
+    const isVariable = /[{[].*\$\{/.test(text.split('\n')[place.line - 1] ?? '');
     reader.problems.push({
       code: 'CONFIG_SYNTAX',
       path: '',
@@ -43,6 +48,7 @@ export function readSource(text: string, file: string, env: Readonly<Record<stri
       file,
       line: place.line,
       column: place.col,
+      ...(isVariable ? { hint: 'an unquoted ${…} cannot stand inside { } or [ ]: write that part over several lines' } : {}),
     });
   }
   const value = document.errors.length > 0 ? {} : reader.read();

@@ -1,6 +1,7 @@
 import { writeSync } from 'node:fs';
 import type { Clock, LogFields, Logger } from '@armature/contracts';
 import { pino } from 'pino';
+import type { Logger as Pino } from 'pino';
 
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error' | 'silent';
 
@@ -41,10 +42,10 @@ export class LogOutput {
 
 /** Structured log by pino: `{time, level, message, ...fields}` as JSON lines. */
 export class PinoLogger implements Logger {
-  readonly #pino: pino.Logger;
+  readonly #pino: Pino;
   readonly output: LogOutput;
 
-  constructor(options: LoggerOptions = {}, inner?: { readonly pino: pino.Logger; readonly output: LogOutput }) {
+  constructor(options: LoggerOptions = {}, inner?: { readonly pino: Pino; readonly output: LogOutput }) {
     this.output = inner?.output ?? new LogOutput(options);
     this.#pino = inner?.pino ?? createPino(options, this.output);
   }
@@ -79,7 +80,7 @@ export class PinoLogger implements Logger {
   }
 }
 
-function createPino(options: LoggerOptions, output: LogOutput): pino.Logger {
+function createPino(options: LoggerOptions, output: LogOutput): Pino {
   const clock = options.clock;
   return pino(
     {

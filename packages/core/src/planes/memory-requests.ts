@@ -20,6 +20,7 @@ interface Endpoint {
   readonly name: string;
   readonly handler: StreamHandler;
   readonly streams: Set<Duplex>;
+  isServing: boolean;
 }
 
 /**
@@ -51,7 +52,7 @@ export class MemoryRequestPlane implements RequestPlane {
     if (this.#endpoints.has(name)) {
       throw new ArmatureError('PLANE_ENDPOINT_TAKEN', `the endpoint "${name}" is served already`, { hint: 'give this endpoint another name' });
     }
-    const endpoint: Endpoint = { name, handler, streams: new Set() };
+    const endpoint: Endpoint = { name, handler, streams: new Set(), isServing: true };
     this.#endpoints.set(name, endpoint);
     return { address: `${SCHEME}${name}`, close: async () => this.#closeEndpoint(endpoint) };
   }
@@ -76,6 +77,7 @@ export class MemoryRequestPlane implements RequestPlane {
   }
 
   #closeEndpoint(endpoint: Endpoint): void {
+    endpoint.isServing = false;
     if (this.#endpoints.get(endpoint.name) === endpoint) this.#endpoints.delete(endpoint.name);
     for (const stream of [...endpoint.streams]) {
       stream.end({ code: 'PLANE_DISCONNECTED', message: `the endpoint "${endpoint.name}" was closed`, hint: 'send the request elsewhere', retryable: true });
@@ -126,16 +128,11 @@ class Duplex {
     if (deadlineMs <= MAX_TIMER_MS) this.#timer = clock.setTimer(deadlineMs, () => this.#expire(open));
     const packed = this.#pack(open.message);
     this.#plane.queue.push(() => {
-      if (this.#isEnded && this.#buffered[1] === 0 && !this.#hasServerWork) return;
+      if (this.#endpoint?.isServing !== true) return;
       const leftMs = deadlineMs <= MAX_TIMER_MS ? Math.max(0, endsAtMs - clock.nowMs()) : deadlineMs;
       this.#accept({ ...open, message: this.#unpack(packed), deadlineMs: leftMs }, handler);
     });
     this.#plane.schedule();
-  }
-
-  /** A stream that ended before the handler saw it: the handler is not troubled, unless messages wait for it. */
-  get #hasServerWork(): boolean {
-    return !this.#isEnded;
   }
 
   #accept(open: StreamOpen, handler: StreamHandler): void {

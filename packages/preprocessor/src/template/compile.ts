@@ -8,6 +8,7 @@ import type {
   KeywordNode,
   LiteralNode,
   MemberNode,
+  SelectNode,
   SetNode,
   SliceNode,
   SyntaxNode,
@@ -28,13 +29,9 @@ export class Scope {
   }
 
   get(name: string): unknown {
-    let scope: Scope | undefined = this;
-    while (scope !== undefined) {
-      const value = scope.values.get(name);
-      if (value !== undefined || scope.values.has(name)) return value;
-      scope = scope.#parent;
-    }
-    return undefined;
+    const value = this.values.get(name);
+    if (value !== undefined || this.#parent === undefined || this.values.has(name)) return value;
+    return this.#parent.get(name);
   }
 }
 
@@ -165,11 +162,19 @@ const builders: Readonly<Record<string, (node: never) => Expression>> = {
     const check = test(node.test.value);
     return check === undefined ? unsupported : (scope) => check(operand(scope)) !== node.negate;
   },
+  SelectExpression: selectExpression,
   Ternary: (node: TernaryNode) => {
     const [condition, yes, no] = [expression(node.condition), expression(node.trueExpr), expression(node.falseExpr)];
     return (scope) => (isTrue(condition(scope)) ? yes(scope) : no(scope));
   },
 };
+
+/** `value if condition`, without an else. */
+function selectExpression(node: SelectNode): Expression {
+  const condition = expression(node.test);
+  const value = expression(node.lhs);
+  return (scope) => (isTrue(condition(scope)) ? value(scope) : undefined);
+}
 
 function expression(node: SyntaxNode): Expression {
   return Object.hasOwn(builders, node.type) ? builders[node.type](node as never) : unsupported;

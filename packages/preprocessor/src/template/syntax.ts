@@ -76,3 +76,8 @@ export interface TernaryNode extends SyntaxNode {
   readonly trueExpr: SyntaxNode;
   readonly falseExpr: SyntaxNode;
 }
+
+export interface SelectNode extends SyntaxNode {
+  readonly lhs: SyntaxNode;
+  readonly test: SyntaxNode;
+}

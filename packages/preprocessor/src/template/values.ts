@@ -236,7 +236,12 @@ const TESTS: Readonly<Record<string, (value: unknown) => boolean>> = {
 
 /** A test by name; undefined: not covered here. */
 export function test(name: string): ((value: unknown) => boolean) | undefined {
-  return Object.hasOwn(TESTS, name) ? TESTS[name] : undefined;
+  if (!Object.hasOwn(TESTS, name)) return undefined;
+  const check = TESTS[name];
+  return (value) => {
+    if (value instanceof LoopState) throw giveUp; // a mapping to the library
+    return check(value);
+  };
 }
 
 /** What `for` goes over. */

@@ -197,28 +197,3 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     this.#url = (await frontend.listen()).url;
   }
 }
-
-/** Problems that a schema cannot say. `report` takes the config path and a message. */
-export function checkDeployment(config: DeploymentConfig, report: (path: string, code: string, message: string, hint: string) => void): void {
-  const models = new Set<string>();
-  config.models.forEach((model, i) => {
-    if (models.has(model.name)) report(`models[${i}].name`, 'CONFIG_DUPLICATE_NAME', `model "${model.name}" is named twice`, 'give each model its own name');
-    models.add(model.name);
-    const pools = new Set<string>();
-    const roles = new Set(model.workers.filter((worker) => worker.replicas > 0).map((worker) => worker.role));
-    model.workers.forEach((worker, j) => {
-      const path = `models[${i}].workers[${j}]`;
-      if (pools.has(worker.name)) report(`${path}.name`, 'CONFIG_DUPLICATE_NAME', `workers "${worker.name}" are named twice`, 'give each pool its own name');
-      pools.add(worker.name);
-      if (worker.hardware !== 'default' && config.hardware[worker.hardware] === undefined) {
-        report(`${path}.hardware`, 'CONFIG_UNKNOWN_HARDWARE', `hardware profile "${worker.hardware}" is not defined`, 'define it under the top-level key hardware');
-      }
-    });
-    if (roles.has('both') && roles.size > 1) {
-      report(`models[${i}].workers`, 'CONFIG_ROLES_MIXED', 'workers with role both beside prefill or decode workers', 'use either role both, or prefill and decode');
-    }
-    if (roles.has('prefill') && !roles.has('decode') && config.frontend !== undefined && config.requests.use === 'memory') {
-      report(`models[${i}].workers`, 'CONFIG_ROLE_MISSING', 'prefill workers without decode workers', 'add a pool with role: decode');
-    }
-  });
-}

@@ -41,25 +41,12 @@ const modelSchema: JsonSchema = {
   },
 };
 
-/** Top level of the YAML. */
+/** Top level of the YAML, beside the sections that core reads itself (apiVersion, plugins, log). */
 export const deploymentSchema: JsonSchema = {
   type: 'object',
   additionalProperties: false,
-  required: ['apiVersion', 'models'],
+  required: ['models'],
   properties: {
-    apiVersion: { const: 'armature/v1', description: 'Version of this format.' },
-    plugins: { type: 'array', items: { type: 'string' }, default: [], description: 'Third-party plug-ins: npm packages or paths, beside the built-in ones.' },
-    seed: { type: 'integer', minimum: 0, description: 'Seed of every random choice. Without it each start draws its own.' },
-    log: {
-      type: 'object',
-      additionalProperties: false,
-      default: {},
-      description: 'Structured logs.',
-      properties: {
-        level: { enum: ['debug', 'info', 'warn', 'error'], default: 'info', description: 'Least level that is written.' },
-        format: { enum: ['auto', 'json', 'pretty'], default: 'auto', description: '`auto`: pretty on a terminal, JSON lines otherwise.' },
-      },
-    },
     admin: {
       type: 'object',
       additionalProperties: false,
@@ -118,7 +105,6 @@ export interface ModelConfig {
 
 /** The effective configuration: validated, with defaults, slots resolved. */
 export interface DeploymentConfig {
-  readonly plugins: readonly string[];
   readonly admin?: { readonly host: string; readonly port: number; readonly server: PluginSlot<'http-server'> };
   readonly frontend?: PluginSlot<'frontend'>;
   readonly discovery: PluginSlot<'discovery'>;

@@ -1,0 +1,20 @@
+import { boot } from '@armature/core';
+import type { App, BootOptions } from '@armature/core';
+import { deployment } from '@armature/serving';
+import { builtins } from './builtins.ts';
+
+/** Everything that `armature` knows about a file: the root of the configuration and the built-in plug-ins. */
+export async function configOptions(file: string): Promise<Pick<BootOptions, 'configFile' | 'root' | 'builtins'>> {
+  return { configFile: file, root: deployment as BootOptions['root'], builtins: await builtins() };
+}
+
+/** Boots a configuration file with the built-in plug-ins. Creates everything, starts nothing. */
+export async function bootFile(file: string, options: { readonly logLevel?: string }): Promise<App> {
+  const isTerminal = process.stderr.isTTY;
+  const env = {
+    ...(isTerminal ? { ARMATURE_LOG_FORMAT: 'pretty' } : {}),
+    ...(options.logLevel === undefined ? {} : { ARMATURE_LOG_LEVEL: options.logLevel }),
+    ...process.env,
+  };
+  return boot({ ...(await configOptions(file)), env });
+}

@@ -1,0 +1,41 @@
+import type { ConfigReport } from '@armature/contracts';
+import type { DeploymentConfig, ModelConfig } from './schema.ts';
+
+/** Problems of a deployment that a schema cannot say. */
+export function checkDeployment(config: DeploymentConfig, report: ConfigReport): void {
+  const names = new Set<string>();
+  config.models.forEach((model, i) => {
+    if (names.has(model.name)) duplicate(report, ['models', i, 'name'], `model "${model.name}"`);
+    names.add(model.name);
+    checkWorkers(config, model, ['models', i, 'workers'], report);
+  });
+}
+
+function duplicate(report: ConfigReport, path: readonly (string | number)[], what: string): void {
+  report({ path, code: 'CONFIG_DUPLICATE_NAME', message: `${what} is named twice`, hint: 'give each its own name' });
+}
+
+function checkWorkers(config: DeploymentConfig, model: ModelConfig, path: readonly (string | number)[], report: ConfigReport): void {
+  const pools = new Set<string>();
+  model.workers.forEach((worker, j) => {
+    if (pools.has(worker.name)) duplicate(report, [...path, j, 'name'], `worker pool "${worker.name}"`);
+    pools.add(worker.name);
+    if (worker.hardware !== 'default' && config.hardware[worker.hardware] === undefined) {
+      report({
+        path: [...path, j, 'hardware'],
+        code: 'CONFIG_UNKNOWN_HARDWARE',
+        message: `hardware profile "${worker.hardware}" is not defined`,
+        hint: `define it under the top-level key hardware (there: ${Object.keys(config.hardware).join(', ') || 'none'})`,
+      });
+    }
+  });
+  const roles = new Set(model.workers.filter((worker) => worker.replicas > 0).map((worker) => worker.role));
+  if (roles.has('both') && roles.size > 1) {
+    report({ path, code: 'CONFIG_ROLES_MIXED', message: 'workers with role both stand beside prefill or decode workers', hint: 'use either role both, or prefill and decode' });
+  }
+  const isAlone = config.frontend !== undefined && config.requests.use === 'memory';
+  if (isAlone && roles.has('prefill') !== roles.has('decode')) {
+    const missing = roles.has('prefill') ? 'decode' : 'prefill';
+    report({ path, code: 'CONFIG_ROLE_MISSING', message: `there are no ${missing} workers, and with requests: memory none can join`, hint: `add a pool with role: ${missing}` });
+  }
+}
