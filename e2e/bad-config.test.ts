@@ -32,13 +32,13 @@ describe('bad input: a clear error, an exit code by class, nothing half-started'
     expect(text).toMatch(/kv2/);
     expect(text).toMatch(/nope/);
     expect(text).toMatch(/replicas/);
-    expect(text).toMatch(/CONFIG_DUPLICATE_NAME/);
   });
 
   it.each([
     ['not YAML', 'a: [1,\n', 3, 'CONFIG_'],
     ['another apiVersion', 'apiVersion: armature/v9\nmodels: []\n', 3, 'CONFIG_'],
     ['an unknown engine', model('    workers: [{ name: a, engine: { use: refrence } }]\n'), 3, 'did you mean "reference"'],
+    ['two pools of one name', model('    workers: [{ name: a, engine: { use: mock } }, { name: a, engine: { use: mock } }]\n'), 3, 'CONFIG_DUPLICATE_NAME'],
     ['a missing model folder', `${head}models:\n  - { name: demo, source: ./nowhere, workers: [] }\n`, 5, 'MODEL_NOT_FOUND'],
     ['a missing environment variable', `${head}admin: { port: "\${NO_SUCH_PORT}" }\nmodels: [{ name: a, source: x }]\n`, 3, 'NO_SUCH_PORT'],
   ])('serve with %s', async (_what, text, code, says) => {
@@ -50,7 +50,7 @@ describe('bad input: a clear error, an exit code by class, nothing half-started'
   it('a file that does not exist', async () => {
     const ended = await armature(['serve', '-f', join(folder, 'missing.yaml')]);
     expect(ended.code).toBe(3);
-    expect(ended.stderr).toContain('CONFIG_FILE_NOT_FOUND');
+    expect(ended.stderr).toContain('CONFIG_FILE_UNREADABLE');
   });
 
   it('wrong usage', async () => {

@@ -143,6 +143,8 @@ class RunningApp implements App {
     this.health = container.resolve<Health>(CoreToken.health);
     this.metrics = container.resolve<PrometheusMetrics>(CoreToken.metrics);
     this.admin = container.resolve<AdminRouteTable>(CoreToken.admin);
+    this.admin.get('/metrics', 'Prometheus metrics of this process.', () => this.metrics.text());
+    this.admin.get('/health', 'State of every component.', () => this.health.report());
   }
 
   get deployment(): Deployment {

@@ -154,7 +154,7 @@ function start(runtime: Runtime, arrival: Arrival, plan: Plan): void {
   for (let p = 0; p < legs.length && !generation.over; p++) {
     const leg = legs[p]!;
     const request: InferenceRequest = {
-      id: p === 0 ? id : `${id}-${p}`,
+      id: p === 0 ? requestId : `${requestId}-${p}`, // what x-request-id says, so that the client can ask the admin listener about it
       promptTokenIds: plan.prompts[p]!.tokenIds,
       sampling,
       stop,

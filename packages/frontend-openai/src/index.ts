@@ -4,6 +4,6 @@ export { node, openai };
 export { NodeHttpServer, NODE_SERVER_DEFAULTS } from './node-server.ts';
 export type { NodeServerConfig } from './node-server.ts';
 export type { OpenAiConfig } from './config.ts';
-/** What the plug-in loader reads. */
-export const plugins = [node, openai];
-export default plugins;
+
+/** Plug-ins of this package, for the loader. */
+export default [node, openai];

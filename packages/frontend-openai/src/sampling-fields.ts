@@ -146,8 +146,10 @@ function parseBias(body: Json): readonly [Int32Array, Float32Array] {
     const key = keys[i]!;
     if (!/^(0|[1-9]\d{0,9})$/.test(key)) throw invalidValue('logit_bias', `has the key ${JSON.stringify(key.slice(0, 40))}, which is not a token id.`);
     ids[i] = tokenId(Number(key), 'logit_bias');
-    const bias = optionalNumber({ [`logit_bias.${key}`]: value[key] ?? Number.NaN }, `logit_bias.${key}`, -LIMITS.bias, LIMITS.bias);
-    values[i] = bias ?? 0;
+    const param = `logit_bias.${key}`;
+    const bias = optionalNumber({ [param]: value[key] }, param, -LIMITS.bias, LIMITS.bias);
+    if (bias === undefined) throw invalidType(param, 'a number', value[key]);
+    values[i] = bias;
   }
   return [ids, values];
 }

@@ -65,7 +65,8 @@ describe('agent over memory', () => {
     const b = await make('b', [transport]);
     // 8 blocks, 3 pieces of 16 bytes each, piece-major (one plane per layer).
     const layout = { blockStrideBytes: 16, pieces: 3, pieceBytes: 16, pieceStrideBytes: 8 * 16 };
-    const memory = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
+    const { Memory } = (globalThis as unknown as { WebAssembly: { Memory: new (options: object) => { buffer: SharedArrayBuffer } } }).WebAssembly;
+    const memory = new Memory({ initial: 1, maximum: 1, shared: true });
     const here = a.register({ buffer: memory.buffer, byteOffset: 64, lengthBytes: 8 * 3 * 16 });
     const there = b.register({ buffer: new SharedArrayBuffer(8 * 3 * 16) });
     for (let i = 0; i < there.lengthBytes; i++) there.bytes[i] = i % 251;
@@ -244,7 +245,7 @@ describe('agent over several transports', () => {
 
   test('tcp: a peer that accepts and then says nothing ends in the deadline, without a byte changed', async () => {
     const net = await import('node:net');
-    const server = net.createServer(() => undefined).listen(0, '127.0.0.1');
+    const server = net.createServer((socket) => socket.on('error', () => undefined)).listen(0, '127.0.0.1');
     await new Promise((resolve) => server.once('listening', resolve));
     const a = await make('a', [tcp()]);
     const here = a.register({ buffer: new ArrayBuffer(10) });

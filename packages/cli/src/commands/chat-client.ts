@@ -64,8 +64,12 @@ export class ChatClient {
   /** The request's record from the admin listener; undefined when there is none. */
   async record(requestId: string): Promise<RequestRecord | undefined> {
     if (this.#adminUrl === undefined || requestId === '') return undefined;
-    const response = await this.#fetch(`${this.#adminUrl}/requests/${encodeURIComponent(requestId)}`);
-    return (await response.json()) as RequestRecord;
+    try {
+      const response = await this.#fetch(`${this.#adminUrl}/requests/${encodeURIComponent(requestId)}`);
+      return (await response.json()) as RequestRecord;
+    } catch {
+      return undefined; // no admin listener there, or it keeps no records: the chat goes on without
+    }
   }
 
   async #fetch(url: string, init?: RequestInit): Promise<Response> {

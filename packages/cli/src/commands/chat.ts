@@ -68,7 +68,7 @@ class Session {
 
   async #explain(requestId: string): Promise<void> {
     const record = await this.#client.record(requestId);
-    process.stdout.write(record === undefined ? '  (no admin listener: nothing to explain)\n' : `${explainRequest(record)}\n`);
+    process.stdout.write(record === undefined ? '  (nothing to explain: no admin listener answers, or it keeps no records)\n' : `${explainRequest(record)}\n`);
   }
 }
 

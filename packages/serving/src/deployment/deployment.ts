@@ -149,7 +149,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     const name = `${config.name}/${index}`;
     const scope = await model.scope.openScope(config, { kind: 'worker', name, facts: { pool: config.name, index, role: config.role } });
     const engine = scope.instance(config.engine);
-    const log = context.log.child({ model: model.config.name, worker: name });
+    const log = context.log.child({ model: model.config.name });
     const host = new WorkerHost({
       model: model.config.name,
       pool: config.name,

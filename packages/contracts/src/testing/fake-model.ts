@@ -1,20 +1,8 @@
-import { FinishCode } from '@armature/contracts';
-import type {
-  ChatInput,
-  Clock,
-  EncodedPrompt,
-  InferenceEnd,
-  InferenceHandle,
-  InferenceRequest,
-  ModelCard,
-  ModelDirectory,
-  ModelHandle,
-  Preprocessor,
-  TextOutput,
-  TextOutputOptions,
-  TokenBatch,
-  TokenSink,
-} from '@armature/contracts';
+import type { Clock } from '../context.ts';
+import { FinishCode } from '../inference.ts';
+import type { InferenceEnd, InferenceHandle, InferenceRequest, TokenBatch, TokenSink } from '../inference.ts';
+import type { ModelDirectory, ModelHandle } from '../model.ts';
+import type { ChatInput, EncodedPrompt, ModelCard, Preprocessor, TextOutput, TextOutputOptions } from '../preprocessor.ts';
 
 /** Token id = UTF-16 unit; end of sequence = 0xffff. Emulates holding back of stop strings and of half surrogate pairs. */
 export const EOS = 0xffff;
@@ -60,6 +48,7 @@ class FakeText implements TextOutput {
   }
 }
 
+/** One token per UTF-16 unit; the chat template is `role:content` joined by line ends. */
 export class FakePreprocessor implements Preprocessor {
   card: ModelCard;
   lastInput: ChatInput | undefined = undefined;
@@ -161,6 +150,7 @@ export class FakeRun implements InferenceHandle {
 /** Decides what a request does; called inside `execute`. */
 export type Script = (run: FakeRun) => void;
 
+/** A model whose engine is a script. */
 export class FakeModel implements ModelHandle {
   readonly name: string;
   readonly createdAtSeconds = 1_700_000_000;
@@ -189,6 +179,7 @@ export class FakeModel implements ModelHandle {
   }
 }
 
+/** A fixed list of models. */
 export class FakeDirectory implements ModelDirectory {
   readonly #models: readonly ModelHandle[];
   constructor(models: readonly ModelHandle[]) {
@@ -203,7 +194,7 @@ export class FakeDirectory implements ModelDirectory {
 }
 
 /** Sends `text`, one token per turn of the event loop, to every choice, then finishes. */
-export function speak(clock: Clock, text: string, cachedTokens = 0): Script {
+export function speak(clock: Pick<Clock, 'defer'>, text: string, cachedTokens = 0): Script {
   return (run) => {
     const limit = run.request.stop.maxTokens;
     const said = text.slice(0, limit);
