@@ -1,7 +1,7 @@
 import { describe, it } from 'vitest';
 import { frontendContract } from '@armature/contracts/testing/frontend';
 import { httpServerContract } from '@armature/contracts/testing/http-server';
-import { DEFAULTS } from './bench-frontend.test.fixture.ts';
+import { DEFAULTS } from './serving.test.fixture.ts';
 import { fakeContext } from './fake-context.test.fixture.ts';
 import { NodeHttpServer, openai } from './index.ts';
 

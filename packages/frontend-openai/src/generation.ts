@@ -81,8 +81,10 @@ export class Leg implements TokenSink {
     generation.received(taken);
     if (this.#running === 0 && this.#stoppedHere) {
       // The engine would go on: nobody reads what follows. The answer does not wait for its end.
+      // `ended` first: a cancel may call `end` back at once.
+      this.ended = true;
       this.cancel();
-      this.#finish();
+      generation.legEnded();
     }
   }
 
@@ -154,6 +156,8 @@ export interface GenerationOptions {
   readonly model: string;
   readonly id: string;
   readonly requestId: string;
+  /** `requestId`, made unique among the running requests: what the engine and the admin listener call it. */
+  readonly engineId: string;
   readonly traceparent: string;
   readonly stream: boolean;
   readonly includeUsage: boolean;
@@ -171,6 +175,7 @@ export class Generation implements Flushable {
   readonly topLogprobs: number;
   readonly maxTokens: number;
   readonly id: string;
+  readonly engineId: string;
   legs: readonly Leg[] = [];
   readonly #options: GenerationOptions;
   readonly #runtime: Runtime;
@@ -186,6 +191,7 @@ export class Generation implements Flushable {
 
   constructor(options: GenerationOptions) {
     this.#options = options;
+    this.engineId = options.engineId;
     this.#runtime = options.runtime;
     this.#exchange = options.exchange;
     this.#stream = options.stream;

@@ -23,6 +23,7 @@ export class Runtime {
   /** Whether per-request lines are wanted; asked once, since building their fields costs. */
   readonly debug: boolean;
   readonly live = new Set<Generation>();
+  readonly #engineIds = new Set<string>();
   #whenIdle: (() => void) | undefined = undefined;
 
   constructor(options: RuntimeOptions) {
@@ -42,8 +43,19 @@ export class Runtime {
 
   ended(generation: Generation): void {
     this.live.delete(generation);
+    this.#engineIds.delete(generation.engineId);
     this.metrics.inFlight.set(this.live.size);
     if (this.live.size === 0) this.#whenIdle?.();
+  }
+
+  /**
+   * What the engine calls the request: the client's x-request-id, so that it can ask the admin listener about it, unless a running
+   * request has it already (a client that sends one id twice must not mix two requests up inside the server).
+   */
+  claimId(requestId: string): string {
+    const id = this.#engineIds.has(requestId) ? `${requestId}~${hex(this.random.u32())}` : requestId;
+    this.#engineIds.add(id);
+    return id;
   }
 
   /** Resolves when no request runs, or at the deadline. */

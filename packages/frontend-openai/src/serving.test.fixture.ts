@@ -25,7 +25,7 @@ export interface Running {
   readonly frontend: OpenAiFrontend;
   chat(body: unknown, headers?: Readonly<Record<string, string>>): Promise<Response>;
   complete(body: unknown, headers?: Readonly<Record<string, string>>): Promise<Response>;
-  post(path: string, body: BodyInit, headers?: Readonly<Record<string, string>>): Promise<Response>;
+  post(path: string, body: string | Uint8Array<ArrayBuffer>, headers?: Readonly<Record<string, string>>): Promise<Response>;
 }
 
 /** Runs `body` against a frontend that listens, and closes it. */

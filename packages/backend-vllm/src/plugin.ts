@@ -1,0 +1,24 @@
+import { definePlugin, modelFacts } from '@armature/contracts';
+import { VllmBackend } from './vllm-backend.ts';
+import type { VllmConfig } from './vllm-backend.ts';
+
+/** A running vLLM server as an engine. */
+export const vllm = definePlugin<'engine-backend', VllmConfig>({
+  kind: 'engine-backend',
+  contract: 'v1',
+  name: 'vllm',
+  description: 'Attaches to a running vLLM server over HTTP.',
+  configSchema: {
+    type: 'object',
+    additionalProperties: false,
+    required: ['baseUrl'],
+    properties: {
+      baseUrl: { type: 'string', pattern: '^https?://.*[^/]$', description: 'Address of `vllm serve`, without a slash at the end, for example http://127.0.0.1:8100.' },
+      model: { type: 'string', default: '', description: 'Served model name; empty = the first one of /v1/models.' },
+      apiKey: { type: 'string', default: '', 'x-secret': true, description: 'Bearer token, if the server asks for one.' },
+      totalBlocks: { type: 'integer', minimum: 0, default: 0, description: 'KV blocks of the server; 0 = as it reports in /metrics.' },
+      startTimeoutMs: { type: 'integer', minimum: 0, default: 120_000, description: 'How long to wait for a healthy server at start.' },
+    },
+  },
+  create: (config, context) => new VllmBackend({ config, blockSize: modelFacts(context).blockSize, clock: context.clock, log: context.log }),
+});
