@@ -1,5 +1,5 @@
 import type { Clock, Counter, ErrorData, KvArena, Logger, Timer } from '@armature/contracts';
-import { drawUniform } from '@armature/engine-core';
+import { uniformDraw } from '@armature/engine-core';
 import type { ModelRunner, ModelRunnerInfo, SamplingSetup, StepBatch, StepResult } from '@armature/engine-core';
 import type { MockConfig } from './config.ts';
 
@@ -164,7 +164,7 @@ export class MockRunner implements ModelRunner {
     const { config } = this.#options;
     const setup = this.#sequences[batch.slots[row] as number];
     const index = batch.outputIndexes[row] as number;
-    const draw = setup !== undefined && setup.temperature > 0 ? drawUniform(setup.seedLo, setup.seedHi, setup.choice, index) : 0;
+    const draw = setup !== undefined && setup.temperature > 0 ? uniformDraw(setup.seedLo, setup.seedHi, setup.choice, index) : 0;
     const token = this.#token(mix(value, Math.floor(draw * 0x7fffffff)), setup !== undefined && index >= setup.minTokens);
     const top = setup?.topLogprobs ?? -1;
     this.#result.tokenIds[row] = token;

@@ -6,7 +6,6 @@ export { referenceSchema } from './plugin.ts';
 export type { ReferenceConfig } from './plugin.ts';
 export { ReferenceRunner, layoutFingerprint } from './reference-runner.ts';
 export type { ReferenceRunnerOptions } from './reference-runner.ts';
-export { uniformDraw } from './sampling/random.ts';
 export { reference };
 
 /** Plug-ins of this package, for the loader. */

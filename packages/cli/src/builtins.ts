@@ -1,6 +1,7 @@
 import type { PluginDescriptor } from '@armature/contracts';
 import { mock } from '@armature/backend-mock';
 import { reference } from '@armature/backend-reference';
+import { vllm } from '@armature/backend-vllm';
 import { node, openai } from '@armature/frontend-openai';
 import { uws } from '@armature/http-uws';
 import { memoryTransport, tcpTransport } from '@armature/nixel';
@@ -10,6 +11,6 @@ import { servingPlugins } from '@armature/serving';
 
 /** The plug-ins that come with `armature`; they use the same door as foreign ones. */
 export async function builtins(): Promise<readonly PluginDescriptor[]> {
-  const all: readonly unknown[] = [...servingPlugins, ...routerPlugins, openai, node, uws, huggingface, reference, mock, memoryTransport, tcpTransport];
+  const all: readonly unknown[] = [...servingPlugins, ...routerPlugins, openai, node, uws, huggingface, reference, mock, vllm, memoryTransport, tcpTransport];
   return all as readonly PluginDescriptor[];
 }

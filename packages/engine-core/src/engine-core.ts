@@ -291,7 +291,7 @@ export class EngineCore implements EngineBackend {
   #stepped(result: StepResult | undefined, error: ErrorData | undefined): void {
     this.#clearWatchdog();
     this.#isStepping = false;
-    if (this.#isClosed) return;
+    if (this.#isClosed || this.#failure !== undefined) return; // a stuck pass that ends after all has nobody to tell
     if (result === undefined) {
       this.#fail(error ?? { code: 'ENGINE_STEP_FAILED', message: 'the model runner failed', retryable: true });
       return;
@@ -469,7 +469,6 @@ export class EngineCore implements EngineBackend {
       log.error('a model pass does not end', { code: 'ENGINE_STEP_STUCK', stepTimeoutMs, sequences: this.#batch.length });
       this.#isStepping = false;
       this.#fail({ code: 'ENGINE_STEP_STUCK', message: `a pass has been running for ${stepTimeoutMs} ms`, retryable: true });
-      this.#isClosed = true;
     });
   }
 

@@ -3,7 +3,7 @@ import { exp32 } from '../math/elementary.ts';
 import type { SamplingSetup, StepResult } from '@armature/engine-core';
 import { argmax, sumExponentials } from '../reference/ops.ts';
 import { randomFloats, seededRandom } from '../testing/write-checkpoint.ts';
-import { uniformDraw } from './random.ts';
+import { uniformDraw } from '@armature/engine-core';
 import { Sampler } from './sampler.ts';
 
 const VOCAB = 50;

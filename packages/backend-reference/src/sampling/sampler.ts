@@ -1,7 +1,7 @@
 import { exp64, ln64 } from '../math/elementary.ts';
 import type { SamplingSetup, StepResult } from '@armature/engine-core';
 import { Candidates } from './candidates.ts';
-import { uniformDraw } from './random.ts';
+import { uniformDraw } from '@armature/engine-core';
 
 /** Passes over a whole vocabulary, by kernels or, in tests, in plain TypeScript. */
 export interface VocabularyMath {

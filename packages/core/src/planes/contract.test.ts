@@ -16,7 +16,7 @@ import { MemoryRequestPlane } from './memory-requests.ts';
 const base = (encode = true, clock: MemoryPlaneOptions['clock'] = new SystemClock()): MemoryPlaneOptions => ({ encode, clock, codec: new MsgpackCodec(), log: new PinoLogger({ level: 'silent' }) });
 const discovery = (encode = true): MemoryDiscovery => new MemoryDiscovery(base(encode));
 const events = (encode = true, bufferEvents = 65_536): MemoryEventPlane => new MemoryEventPlane({ ...base(encode), bufferEvents });
-const requests = (encode = true, clock?: VirtualClock): MemoryRequestPlane => new MemoryRequestPlane({ ...base(encode, clock), highWaterMessages: 1024, maxBufferedMessages: 65_536 });
+const requests = (encode = true, clock?: VirtualClock): MemoryRequestPlane => new MemoryRequestPlane({ ...base(encode, clock), highWaterMessages: 512, maxBufferedMessages: 4096 });
 
 const shares = 'without the codec round trip both sides share memory, as documented';
 for (const encode of [true, false]) {

@@ -46,7 +46,7 @@ export class ContainerScope implements Scope {
     }
   }
 
-  /** `model demo / worker prefill/0`, '' for the process. */
+  /** `model demo / worker a/0`, '' for the process. */
   get path(): string {
     const outer = this.parent?.path ?? '';
     if (this.parent === undefined) return '';
@@ -64,7 +64,7 @@ export class ContainerScope implements Scope {
   }
 
   instance<K extends PluginKind>(slot: PluginSlot<K>): PluginInstance<K> {
-    const found = this.#bySlot.get(slot) ?? this.parent?.find1(slot);
+    const found = this.#bySlot.get(slot) ?? this.parent?.findSlot(slot);
     if (found !== undefined) return found as PluginInstance<K>;
     throw new ArmatureError('PLUGIN_SLOT_UNKNOWN', `there is no instance for ${slot.path ?? 'this slot'} in ${this.path === '' ? 'the process' : this.path}`, {
       hint: 'ask the scope that was opened for the place where the slot stands',
@@ -72,8 +72,8 @@ export class ContainerScope implements Scope {
   }
 
   /** Instance of a slot in this scope or an outer one. */
-  find1(slot: PluginSlot): object | undefined {
-    return this.#bySlot.get(slot) ?? this.parent?.find1(slot);
+  findSlot(slot: PluginSlot): object | undefined {
+    return this.#bySlot.get(slot) ?? this.parent?.findSlot(slot);
   }
 
   find<K extends PluginKind>(kind: K): PluginInstance<K> | undefined {

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { philox4x32, uniformDraw } from './random.ts';
+import { philox4x32, uniformDraw } from './random-draw.ts';
 
 function philox(counter: number[], keyLo: number, keyHi: number): string {
   const words = Uint32Array.from(counter);
