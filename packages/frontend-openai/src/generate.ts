@@ -119,7 +119,6 @@ function start(runtime: Runtime, arrival: Arrival, plan: Plan): void {
   const traceparent = childTraceparent(exchange.header('traceparent') || undefined, runtime.random);
   const metrics = runtime.metrics.model(model.name);
   const id = shape.idPrefix + runtime.newId();
-  const engineId = runtime.claimId(requestId);
   const generation = new Generation({
     runtime,
     exchange,
@@ -129,7 +128,6 @@ function start(runtime: Runtime, arrival: Arrival, plan: Plan): void {
     model: fields.model,
     id,
     requestId,
-    engineId,
     traceparent,
     stream: fields.stream,
     includeUsage: fields.includeUsage,
@@ -156,7 +154,7 @@ function start(runtime: Runtime, arrival: Arrival, plan: Plan): void {
   for (let p = 0; p < legs.length && !generation.over; p++) {
     const leg = legs[p]!;
     const request: InferenceRequest = {
-      id: p === 0 ? engineId : `${engineId}-${p}`,
+      id: p === 0 ? generation.engineId : `${generation.engineId}-${p}`,
       promptTokenIds: plan.prompts[p]!.tokenIds,
       sampling,
       stop,

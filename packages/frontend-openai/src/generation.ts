@@ -156,8 +156,6 @@ export interface GenerationOptions {
   readonly model: string;
   readonly id: string;
   readonly requestId: string;
-  /** `requestId`, made unique among the running requests: what the engine and the admin listener call it. */
-  readonly engineId: string;
   readonly traceparent: string;
   readonly stream: boolean;
   readonly includeUsage: boolean;
@@ -175,7 +173,8 @@ export class Generation implements Flushable {
   readonly topLogprobs: number;
   readonly maxTokens: number;
   readonly id: string;
-  readonly engineId: string;
+  /** The request id, made unique among the running requests: what the engine and the admin listener call it. Set by `begin`. */
+  engineId = '';
   legs: readonly Leg[] = [];
   readonly #options: GenerationOptions;
   readonly #runtime: Runtime;
@@ -191,7 +190,6 @@ export class Generation implements Flushable {
 
   constructor(options: GenerationOptions) {
     this.#options = options;
-    this.engineId = options.engineId;
     this.#runtime = options.runtime;
     this.#exchange = options.exchange;
     this.#stream = options.stream;
@@ -210,6 +208,7 @@ export class Generation implements Flushable {
     this.legs = legs;
     this.#openLegs = legs.length;
     if (this.#stream) for (const leg of legs) for (const choice of leg.choices) choice.head = `data: ${this.#prefix}{"index":${choice.index},${this.#options.shape.open}`;
+    this.engineId = this.#runtime.claimId(this.#options.requestId);
     this.#runtime.began(this);
     this.#deadline = this.#runtime.clock.setTimer(timeoutMs, () => this.expire());
   }

@@ -11,3 +11,4 @@ export { ModelRouter } from './routing/model-router.ts';
 export { RequestRecords } from './routing/records.ts';
 export type { CandidateRecord, DecisionRecord, RequestRecord, TransferRecord } from './routing/records.ts';
 export { Method, PROTOCOL } from './messages.ts';
+export { TcpRequestPlane, tcpRequestPlane } from './tcp-plane/index.ts';

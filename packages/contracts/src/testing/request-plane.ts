@@ -233,7 +233,7 @@ function messageRules(rule: Rule): ContractRule[] {
       const below = seeded(5);
       const sinks = Array.from({ length: 20 }, () => new Recorder());
       const streams = sinks.map((sink, id) => client.open(address, open('m', { type: 'open', id }), sink));
-      const sent = new Array<number>(20).fill(0);
+      const sent = Array.from({ length: 20 }, () => 0);
       while (sent.some((count) => count < 40)) {
         const id = below(20);
         if ((sent[id] as number) < 40) streams[id]?.send({ type: 'm', i: sent[id]++ });

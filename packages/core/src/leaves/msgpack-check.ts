@@ -2,6 +2,12 @@ const MAX_DEPTH = 80;
 /** Bytes per element by type byte of extension 0x74: Int8 Uint8 Uint8Clamped Int16 Uint16 Int32 Uint32 Float32 Float64 BigInt64 BigUint64. */
 const ELEMENT_BYTES = [1, 1, 1, 2, 2, 4, 4, 4, 8, 8, 8] as const;
 
+type Width = 1 | 2 | 4;
+/** By first byte: values of so many bytes; text and binary, extensions, whose length takes so many bytes. */
+const PLAIN_BYTES: Readonly<Record<number, number>> = { 0xc0: 0, 0xc2: 0, 0xc3: 0, 0xca: 4, 0xcb: 8, 0xcc: 1, 0xcd: 2, 0xce: 4, 0xcf: 8, 0xd0: 1, 0xd1: 2, 0xd2: 4, 0xd3: 8 };
+const COUNTED: Readonly<Record<number, Width>> = { 0xc4: 1, 0xc5: 2, 0xc6: 4, 0xd9: 1, 0xda: 2, 0xdb: 4 };
+const EXTENSIONS: Readonly<Record<number, Width>> = { 0xc7: 1, 0xc8: 2, 0xc9: 4 };
+
 /** Walks one MessagePack value without allocating; a sentence on what is wrong, or undefined when `bytes` is exactly one allowed value. */
 export function findInvalid(bytes: Uint8Array): string | undefined {
   const walk = new Walk(bytes);
@@ -33,32 +39,19 @@ class Walk {
   }
 
   #tagged(head: number, depth: number): void {
-    switch (head) {
-      case 0xc0: case 0xc2: case 0xc3: return;
-      case 0xc4: case 0xd9: return this.#skip(this.#length(1));
-      case 0xc5: case 0xda: return this.#skip(this.#length(2));
-      case 0xc6: case 0xdb: return this.#skip(this.#length(4));
-      case 0xc7: return this.#extension(this.#length(1));
-      case 0xc8: return this.#extension(this.#length(2));
-      case 0xc9: return this.#extension(this.#length(4));
-      case 0xcc: case 0xd0: return this.#skip(1);
-      case 0xcd: case 0xd1: return this.#skip(2);
-      case 0xca: case 0xce: case 0xd2: return this.#skip(4);
-      case 0xcb: case 0xcf: case 0xd3: return this.#skip(8);
-      case 0xd4: return this.#extension(1);
-      case 0xd5: return this.#extension(2);
-      case 0xd6: return this.#extension(4);
-      case 0xd7: return this.#extension(8);
-      case 0xd8: return this.#extension(16);
-      case 0xdc: return this.#array(this.#length(2), depth);
-      case 0xdd: return this.#array(this.#length(4), depth);
-      case 0xde: return this.#map(this.#length(2), depth);
-      case 0xdf: return this.#map(this.#length(4), depth);
-      default: return this.#fail(`byte 0x${head.toString(16)} has no meaning`);
-    }
+    const plain = PLAIN_BYTES[head];
+    if (plain !== undefined) return this.#skip(plain);
+    const text = COUNTED[head];
+    if (text !== undefined) return this.#skip(this.#length(text));
+    const extension = EXTENSIONS[head];
+    if (extension !== undefined) return this.#extension(this.#length(extension));
+    if (head >= 0xd4 && head <= 0xd8) return this.#extension(1 << (head - 0xd4));
+    if (head === 0xdc || head === 0xdd) return this.#array(this.#length(head === 0xdc ? 2 : 4), depth);
+    if (head === 0xde || head === 0xdf) return this.#map(this.#length(head === 0xde ? 2 : 4), depth);
+    this.#fail(`byte 0x${head.toString(16)} has no meaning`);
   }
 
-  #length(width: 1 | 2 | 4): number {
+  #length(width: Width): number {
     const at = this.offset;
     this.#skip(width);
     if (this.problem !== undefined) return 0;

@@ -61,21 +61,26 @@ function findForeign(value: unknown, depth: number): string | undefined {
   }
   if (value === null) return undefined;
   if (depth >= MAX_DEPTH) return `value nested deeper than ${MAX_DEPTH} levels`;
-  if (Array.isArray(value)) {
-    for (let i = 0; i < value.length; i++) {
-      const problem = findForeign(value[i], depth + 1);
-      if (problem !== undefined) return problem;
-    }
-    return undefined;
+  return Array.isArray(value) ? findForeignItem(value, depth) : findForeignField(value as object, depth);
+}
+
+function findForeignItem(list: readonly unknown[], depth: number): string | undefined {
+  for (let i = 0; i < list.length; i++) {
+    const problem = findForeign(list[i], depth + 1);
+    if (problem !== undefined) return problem;
   }
-  const prototype = Object.getPrototypeOf(value) as object | null;
+  return undefined;
+}
+
+function findForeignField(object: object, depth: number): string | undefined {
+  const prototype = Object.getPrototypeOf(object) as object | null;
   if (prototype !== Object.prototype && prototype !== null) {
-    const made = (value as object).constructor;
+    const made = object.constructor;
     return COLUMNS.includes(made) ? undefined : (made?.name ?? 'object with a prototype');
   }
-  for (const key in value as Record<string, unknown>) {
+  for (const key in object as Record<string, unknown>) {
     if (key === '__proto__') return 'key "__proto__"';
-    const problem = findForeign((value as Record<string, unknown>)[key], depth + 1);
+    const problem = findForeign((object as Record<string, unknown>)[key], depth + 1);
     if (problem !== undefined) return problem;
   }
   return undefined;

@@ -111,13 +111,13 @@ export class VirtualClock implements Clock {
    * (files, worker threads) up to `realTimeoutMs`, then throws `CLOCK_STUCK`.
    */
   async runUntilSettled<T>(promise: Promise<T>, options: RunOptions & { readonly realTimeoutMs?: number } = {}): Promise<T> {
-    let isSettled = false;
-    const settle = (): void => void (isSettled = true);
+    const state = { isSettled: false };
+    const settle = (): void => void (state.isSettled = true);
     promise.then(settle, settle);
     const giveUpAt = performance.now() + (options.realTimeoutMs ?? 60_000);
-    while (!isSettled) {
-      const events = await this.#run(options.untilMs ?? Infinity, options.maxEvents ?? DEFAULT_MAX_EVENTS, () => isSettled);
-      if (isSettled || events > 0) continue;
+    while (!state.isSettled) {
+      const events = await this.#run(options.untilMs ?? Infinity, options.maxEvents ?? DEFAULT_MAX_EVENTS, () => state.isSettled);
+      if (state.isSettled || events > 0) continue;
       await new Promise<void>((resolve) => void setTimeout(resolve, 1));
       if (performance.now() > giveUpAt) {
         throw new ArmatureError('CLOCK_STUCK', `nothing is left to run at ${this.#nowMs} ms of virtual time, and the awaited promise has not settled`, {
@@ -161,7 +161,8 @@ export class VirtualClock implements Clock {
   /** Runs on a fresh turn of the event loop, where `drainMicrotasks` works. */
   #slice(untilMs: number, limit: number, stop: (() => boolean) | undefined, withBackground: boolean): void {
     const end = this.#events + SLICE_EVENTS;
-    while (this.#events < end && stop?.() !== true) {
+    for (;;) {
+      if (this.#events >= end || stop?.() === true) return;
       const callback = this.#deferred.length > 0 ? this.#shiftDeferred() : this.#nextTimer(untilMs, withBackground);
       if (callback === undefined) return;
       if (this.#events >= limit) {

@@ -83,12 +83,11 @@ export class ContainerScope implements Scope {
   /** Instances of the nearest scope that has any, `except` one that asks for its own kind. */
   all<K extends PluginKind>(kind: K, except?: object): readonly PluginInstance<K>[] {
     const token = kindToken(kind);
-    for (let scope: ContainerScope | undefined = this; scope !== undefined; scope = scope.parent) {
-      if (!scope.container.isRegistered(token)) continue;
-      const found = scope.container.resolveAll<PluginInstance<K>>(token).filter((instance) => instance !== except);
+    if (this.container.isRegistered(token)) {
+      const found = this.container.resolveAll<PluginInstance<K>>(token).filter((instance) => instance !== except);
       if (found.length > 0) return found;
     }
-    return [];
+    return this.parent?.all(kind, except) ?? [];
   }
 
   async openScope(node: object, options: ScopeOptions): Promise<ContainerScope> {

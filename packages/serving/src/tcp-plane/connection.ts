@@ -134,15 +134,14 @@ export class Connection implements StreamLink {
     this.#schedule();
   }
 
-  ended(stream: TcpStream, error: ErrorData | undefined, tell: boolean): void {
-    if (!this.#streams.delete(stream.id) || !tell || this.#state === 'closed') return;
+  sendClose(stream: TcpStream, error: ErrorData | undefined): void {
+    if (this.#state === 'closed') return;
     this.#out.append(Frame.Close, stream.id, error === undefined ? new Uint8Array(0) : this.#options.codec.encode({ ...error }));
     this.#schedule();
   }
 
-  /** Closes all streams of one served endpoint. */
-  endStreams(streams: Iterable<TcpStream>, error: ErrorData): void {
-    for (const stream of [...streams]) if (this.#streams.get(stream.id) === stream) stream.end(error, true);
+  forget(stream: TcpStream): void {
+    if (this.#streams.get(stream.id) === stream) this.#streams.delete(stream.id);
   }
 
   destroy(failure?: ErrorData): void {
@@ -172,11 +171,11 @@ export class Connection implements StreamLink {
     try {
       body = this.#options.codec.encode(value);
     } catch (error) {
-      stream.close(ArmatureError.from(error, 'PLANE_MESSAGE_INVALID').toData());
+      stream.abort(ArmatureError.from(error, 'PLANE_MESSAGE_INVALID').toData());
       return;
     }
     if (body.length + HEADER_BYTES - 4 > this.#options.maxFrameBytes) {
-      stream.close({ code: 'PLANE_MESSAGE_TOO_LARGE', message: `a message of ${body.length} bytes exceeds the frame limit of ${this.#options.maxFrameBytes}`, hint: 'raise requests.config.maxFrameBytes on both ends' });
+      stream.abort({ code: 'PLANE_MESSAGE_TOO_LARGE', message: `a message of ${body.length} bytes exceeds the frame limit of ${this.#options.maxFrameBytes}`, hint: 'raise requests.config.maxFrameBytes on both ends' });
       return;
     }
     this.#out.append(type, stream.id, body);
@@ -327,7 +326,7 @@ export class Connection implements StreamLink {
     try {
       stream.attach(this.#owner.accept(name, { method, message: message as PlaneMessage, deadlineMs, ...(typeof traceparent === 'string' ? { traceparent } : {}) }, stream));
     } catch (error) {
-      stream.close(ArmatureError.from(error, 'PLANE_HANDLER_FAILED').toData());
+      stream.abort(ArmatureError.from(error, 'PLANE_HANDLER_FAILED').toData());
     }
   }
 
@@ -361,7 +360,7 @@ export class Connection implements StreamLink {
     this.#timer = undefined;
     const code = wasReady ? 'PLANE_DISCONNECTED' : 'PLANE_UNREACHABLE';
     const failure = this.#failure ?? { code, message: `the connection to ${this.address} was lost`, hint: 'send the request elsewhere', retryable: true };
-    for (const stream of [...this.#streams.values()]) stream.end(failure, false);
+    for (const stream of [...this.#streams.values()]) stream.lost(failure);
     this.#owner.closed(this);
   }
 }

@@ -121,7 +121,8 @@ export class TcpRequestPlane implements RequestPlane, ConnectionOwner {
   ready(connection: Connection): void {
     if (!this.#byAddress.has(connection.address)) this.#byAddress.set(connection.address, connection);
     this.#options.log.debug('request-plane connection ready', { peer: connection.address, node: connection.node });
-    this.#options.bridge?.ready(connection);
+    // A process that dials itself has nothing to tell itself.
+    if (connection.node !== this.#options.node) this.#options.bridge?.ready(connection);
   }
 
   control(connection: Connection, type: number, body: PlainData): void {
@@ -216,16 +217,16 @@ export class TcpRequestPlane implements RequestPlane, ConnectionOwner {
 
   #unreachable(address: string, open: StreamOpen, sink: StreamSink): PlaneStream {
     const { clock, log } = this.#options;
-    const link = { clock, log, highWaterBytes: 0, maxStreamBytes: 0, sendMessage: () => undefined, ended: () => undefined };
+    const link = { clock, log, highWaterBytes: 0, maxStreamBytes: 0, sendMessage: () => undefined, sendClose: () => undefined, forget: () => undefined };
     const stream = new TcpStream(link, 0, open.method, sink);
-    stream.close({ code: 'PLANE_UNREACHABLE', message: `the tcp request plane cannot reach "${address}"`, hint: 'addresses look like tcp://HOST:PORT/NAME', retryable: true });
+    stream.abort({ code: 'PLANE_UNREACHABLE', message: `the tcp request plane cannot reach "${address}"`, hint: 'addresses look like tcp://HOST:PORT/NAME', retryable: true });
     return stream;
   }
 
   #closeEndpoint(endpoint: Endpoint): Promise<void> {
     if (this.#endpoints.get(endpoint.name) === endpoint) this.#endpoints.delete(endpoint.name);
     const error: ErrorData = { code: 'PLANE_DISCONNECTED', message: `the endpoint "${endpoint.name}" was closed`, hint: 'send the request elsewhere', retryable: true };
-    for (const stream of [...endpoint.streams]) stream.end(error, true);
+    for (const stream of [...endpoint.streams]) stream.close(error);
     return Promise.resolve();
   }
 }
