@@ -74,6 +74,9 @@ class MutantServer implements HttpServer {
   }
 }
 
+/** A mutant that hangs has failed. */
+const LIMIT_MS = 1500;
+
 type Change = (inner: HttpExchange) => Partial<HttpExchange>;
 const changed =
   (change: Change) =>
@@ -101,7 +104,7 @@ const SERVER_MUTANTS: readonly (readonly [string, Mutation, string])[] = [
     },
     'tells of a client that leaves, once, and is safe afterwards',
   ],
-  ['an abort after the end', { exchange: changed((inner) => ({ onAbort: (callback) => void setTimeout(callback, 10) && inner.onAbort(callback) })) }, 'calls no abort after the answer has ended'],
+  ['an abort after the end', { exchange: changed((inner) => ({ onAbort: (callback) => void [setTimeout(callback, 10), inner.onAbort(callback)] })) }, 'calls no abort after the answer has ended'],
   ['gathers a stream until its end', { exchange: gathering }, 'sends chunks as they are written'],
   ['destroy ends properly', { exchange: changed((inner) => ({ destroy: () => inner.end() })) }, 'destroy cuts the connection without a proper end'],
   ['no body limit', { options: (options) => ({ ...options, maxBodyBytes: 1e9 }) }, 'answers a declared body over the limit before it comes'],
@@ -144,7 +147,7 @@ async function fails(rules: ReturnType<typeof httpServerRules>, name: string): P
 
 for (const [name, mutation, rule] of SERVER_MUTANTS) {
   test(`http-server mutant fails its rule: ${name}`, async () => {
-    expect(await fails(httpServerRules(() => new MutantServer(mutation)), rule)).toBe(true);
+    expect(await fails(httpServerRules(() => new MutantServer(mutation), LIMIT_MS), rule)).toBe(true);
   });
 }
 
@@ -183,7 +186,7 @@ const FRONTEND_MUTANTS: readonly (readonly [string, Mutation, string])[] = [
 
 for (const [name, mutation, rule] of FRONTEND_MUTANTS) {
   test(`frontend mutant fails its rule: ${name}`, async () => {
-    const rules = frontendRules(() => openai.create(DEFAULTS, fakeContext({ 'http-server': new MutantServer(mutation) })));
+    const rules = frontendRules(() => openai.create(DEFAULTS, fakeContext({ 'http-server': new MutantServer(mutation) })), LIMIT_MS);
     expect(await fails(rules, rule)).toBe(true);
   });
 }

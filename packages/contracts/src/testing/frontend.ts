@@ -3,7 +3,7 @@ import type { Frontend } from '../frontend.ts';
 import { FinishCode } from '../inference.ts';
 import { FakeDirectory, FakeModel, speak } from './fake-model.ts';
 import type { FakeRun, Script } from './fake-model.ts';
-import { eventually } from './http-server.ts';
+import { eventually, within } from './http-server.ts';
 import { RawHttpClient } from './raw-http.ts';
 import { registerRules } from './runner.ts';
 import type { ContractRule, SkippedRule, SuiteRunner } from './runner.ts';
@@ -26,9 +26,9 @@ interface Bench {
   post(path: string, body: unknown, headers?: Readonly<Record<string, string>>): Promise<Response>;
 }
 
-/** Rules of a frontend that speaks OpenAI's API; the suite knows no other. */
-export function frontendRules(create: FrontendContractOptions['create']): readonly ContractRule[] {
-  const rule = (name: string, body: (bench: Bench) => Promise<void>, script?: Script): ContractRule => ({ name, run: () => withBench(create, script, body) });
+/** Rules of a frontend that speaks OpenAI's API; the suite knows no other. Each ends within `limitMs`. */
+export function frontendRules(create: FrontendContractOptions['create'], limitMs = 8000): readonly ContractRule[] {
+  const rule = (name: string, body: (bench: Bench) => Promise<void>, script?: Script): ContractRule => ({ name, run: () => withBench(create, script, (bench) => within(limitMs, body(bench))) });
   return [...answerRules(rule), ...streamRules(rule), ...errorRules(rule), ...lifeRules(rule)];
 }
 

@@ -26,7 +26,7 @@ interface Bench {
   open(): Promise<RawHttpClient>;
 }
 
-async function withBench(create: HttpServerContractOptions['create'], body: (bench: Bench) => Promise<void>): Promise<void> {
+async function withBench(create: HttpServerContractOptions['create'], limitMs: number, body: (bench: Bench) => Promise<void>): Promise<void> {
   const server = await create();
   const seen: HttpExchange[] = [];
   const clients: RawHttpClient[] = [];
@@ -40,19 +40,12 @@ async function withBench(create: HttpServerContractOptions['create'], body: (ben
   };
   const listener = await server.listen({ host: '127.0.0.1', port: 0, maxBodyBytes: LIMIT }, handler);
   try {
-    await within(8000,
-      body(
-      Object.assign(bench, {
-        server,
-        listener,
-        seen,
-        open: async () => {
-          const client = await RawHttpClient.open(listener.port);
-          clients.push(client);
-          return client;
-        },
-      })),
-    );
+    const open = async (): Promise<RawHttpClient> => {
+      const client = await RawHttpClient.open(listener.port);
+      clients.push(client);
+      return client;
+    };
+    await within(limitMs, body(Object.assign(bench, { server, listener, seen, open })));
   } finally {
     for (const client of clients) client.destroy();
     await listener.close(0);
@@ -61,7 +54,7 @@ async function withBench(create: HttpServerContractOptions['create'], body: (ben
 }
 
 /** Every rule ends: a server that never answers fails it, and does not hang the suite. */
-async function within(limitMs: number, work: Promise<void>): Promise<void> {
+export async function within(limitMs: number, work: Promise<void>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_resolve, reject) => {
     timer = setTimeout(() => reject(new Error(`the rule did not end within ${limitMs} ms`)), limitMs);
@@ -100,9 +93,9 @@ function isCode(code: string): (error: unknown) => boolean {
   return (error) => ArmatureError.is(error) && error.code === code;
 }
 
-/** The rules of the http-server contract. */
-export function httpServerRules(create: HttpServerContractOptions['create']): readonly ContractRule[] {
-  const rule = (name: string, body: (bench: Bench) => Promise<void>): ContractRule => ({ name, run: () => withBench(create, body) });
+/** The rules of the http-server contract. Each ends within `limitMs`. */
+export function httpServerRules(create: HttpServerContractOptions['create'], limitMs = 8000): readonly ContractRule[] {
+  const rule = (name: string, body: (bench: Bench) => Promise<void>): ContractRule => ({ name, run: () => withBench(create, limitMs, body) });
   return [...requestRules(rule), ...streamRules(rule), ...limitRules(rule), ...lifeRules(rule, create)];
 }
 
@@ -455,7 +448,7 @@ function lifeRules(rule: MakeRule, create: HttpServerContractOptions['create']):
 
 async function cycle(create: HttpServerContractOptions['create'], listeners: number, connections: number): Promise<void> {
   for (let i = 0; i < listeners; i++) {
-    await withBench(create, async (bench) => {
+    await withBench(create, 8000, async (bench) => {
       for (let k = 0; k < connections; k++) {
         const client = await bench.open();
         client.request('POST', '/', 'x');
