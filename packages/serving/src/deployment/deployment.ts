@@ -116,10 +116,16 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     const model: RunningModel = { config, folder, scope, runtime, workers: [] };
     this.#models.set(config.name, model);
     await scope.start();
-    await runtime.start();
+    if (this.#routes(config)) await runtime.start();
     for (const worker of config.workers) {
       for (let index = 0; index < worker.replicas; index++) await this.#startWorker(model, worker, index);
     }
+  }
+
+  /** Whether requests for the model can come into this process; a process that only runs workers follows nobody. */
+  #routes(config: ModelConfig): boolean {
+    const { frontend, requests } = this.#config;
+    return frontend !== undefined || config.workers.length === 0 || !this.#context.instance(requests).supports.processes;
   }
 
   #buildRuntime(config: ModelConfig, scope: Scope): ModelRuntime {

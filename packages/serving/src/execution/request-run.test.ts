@@ -297,7 +297,10 @@ describe('any failure', () => {
         else if (dice < 5) call.reply(prefilled(random.below(11)));
         else if (dice < 9) call.reply(tokens(random.below(100)));
         else if (dice < 11) call.reply(last(1));
-        else call.reply(end());
+        else {
+          call.reply(end());
+          call.finish(); // as workers do
+        }
       }
       if (t.output.ends.length === 0) run.cancel();
       migrated += t.metrics.total('migrations');

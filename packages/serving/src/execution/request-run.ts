@@ -420,7 +420,7 @@ export class RequestRun implements InferenceHandle, LegListener {
   #closeLegs(): void {
     for (const leg of [this.#prefill, this.#main]) {
       if (leg === undefined) continue;
-      leg.cancel();
+      if (!leg.isComplete) leg.cancel(); // a complete leg's stream ends by itself
       this.#discharge(leg);
     }
   }

@@ -10,12 +10,8 @@ describe('tcp, dialling itself', () => {
 describe('tcp, two processes', () => {
   requestPlaneContract({ runner: { describe, it }, create: async () => started(), connect: async () => started(), unreachableAddress });
 });
-describe('tcp, small socket writes', () => {
-  requestPlaneContract({ runner: { describe, it }, create: async () => started(), connect: async () => started({ highWaterBytes: 1024 }), unreachableAddress });
-});
-
-async function started(options: Parameters<typeof makePlane>[0] = {}): Promise<ReturnType<typeof makePlane>> {
-  const plane = makePlane(options);
+async function started(): Promise<ReturnType<typeof makePlane>> {
+  const plane = makePlane();
   await plane.start();
   return plane;
 }
