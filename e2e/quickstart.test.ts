@@ -1,3 +1,5 @@
+import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
+import { generateText, streamText } from 'ai';
 import OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ArmatureProcess, armature, freePort } from './support/process.ts';
@@ -67,6 +69,39 @@ describe('npm start', () => {
     }
     expect(text).toBe('Hello! How can I help you?');
     expect(usage?.completion_tokens).toBeGreaterThan(3);
+  });
+
+  it('answers the AI SDK, streaming and not', async () => {
+    const model = createOpenAICompatible({ name: 'armature', baseURL: `${url}/v1` })('demo');
+    const prompt = 'My cat is called Biscuit. What is my cat called?';
+    const { text, usage, finishReason } = await generateText({ model, prompt, temperature: 0 });
+    expect(text).toContain('Biscuit');
+    expect(finishReason).toBe('stop');
+    expect(usage.outputTokens).toBeGreaterThan(3);
+    let streamed = '';
+    for await (const part of streamText({ model, prompt, temperature: 0 }).textStream) streamed += part;
+    expect(streamed).toBe(text);
+  });
+
+  it('a client that leaves cancels its request on both legs, and nothing stays behind', async () => {
+    const body = JSON.stringify({ model: 'demo', stream: true, max_tokens: 800, ignore_eos: true, messages: [{ role: 'user', content: 'Hello!' }] });
+    for (let i = 0; i < 8; i++) {
+      const abort = new AbortController();
+      const response = await fetch(`${url}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body, signal: abort.signal });
+      const reader = response.body?.getReader();
+      for (let k = 0; k <= i; k++) await reader?.read();
+      abort.abort();
+    }
+    type Engine = { load: { running: number; waiting: number; usedBlocks: number }; kv: { leases: number; reservations: number } };
+    const busy = async (): Promise<Engine[]> => {
+      const engines = (await (await fetch(`${admin}/engines`)).json()) as Engine[];
+      expect(engines).toHaveLength(4);
+      return engines.filter(({ load, kv }) => load.running + load.waiting + load.usedBlocks + kv.leases + kv.reservations > 0);
+    };
+    for (let wait = 0; wait < 100 && (await busy()).length > 0; wait++) await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(await busy()).toEqual([]);
+    const metrics = await (await fetch(`${admin}/metrics`)).text();
+    expect(metrics).toMatch(/armature_requests_total\{model="demo",outcome="cancelled"\} 8/);
   });
 
   it('`armature chat --explain` streams and shows why', async () => {

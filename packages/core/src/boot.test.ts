@@ -123,6 +123,31 @@ models: [ { name: demo, workers: [] } ]
     expect(trail).toContain('close fake@demo');
   });
 
+  it('closes during a start: waits for the running step, starts nothing more, closes everything', async () => {
+    const trail: Trail = [];
+    let release = (): void => undefined;
+    const app = await start(
+      trail,
+      plugins(trail, (step, label) => {
+        if (step !== 'start' || label !== 'fake@a/0') return undefined;
+        return new Promise((resolve) => {
+          release = () => {
+            trail.push('released');
+            resolve();
+          };
+        });
+      }),
+    );
+    const starting = app.start().catch((error: unknown) => error);
+    while (!trail.includes('start fake@a/0')) await new Promise((resolve) => void setImmediate(resolve));
+    const closing = app.close(1000);
+    setTimeout(release, 5);
+    await closing;
+    expect(await starting).toMatchObject({ code: expect.stringMatching(/^(APP_CLOSED|SCOPE_CLOSED)$/) });
+    expect(trail.slice(trail.indexOf('released'))).not.toContain('start fake@a/1');
+    expect(trail.filter((entry) => entry.startsWith('create')).length).toBe(trail.filter((entry) => entry.startsWith('close fake')).length);
+  });
+
   it('a watchdog does not fire while the real world is awaited under virtual time', async () => {
     const trail: Trail = [];
     const clock = new VirtualClock();

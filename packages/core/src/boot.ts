@@ -77,6 +77,7 @@ export async function boot(options: BootOptions): Promise<App> {
     configureScope: options.configureScope,
   };
   const scope = new ContainerScope(host, graph.processScope, { kind: 'process', name: 'process' }, { parent: undefined, container });
+  container.resolve<Logger>(CoreToken.log).debug('configuration', { file: graph.file, config: graph.masked() });
   await scope.create();
   const app = new RunningApp(scope, abort);
   await app.createDeployment();
@@ -130,6 +131,8 @@ class RunningApp implements App {
   #starting: Promise<void> | undefined = undefined;
   #closing: Promise<void> | undefined = undefined;
   #isDeploymentStarted = false;
+  /** The start of the deployment, while it runs. */
+  #current: Promise<void> | undefined = undefined;
 
   constructor(scope: ContainerScope, abort: AbortController) {
     const { container, host } = scope;
@@ -176,11 +179,14 @@ class RunningApp implements App {
 
   async #start(): Promise<void> {
     const { host } = this.#scope;
-    if (this.#closing !== undefined) throw new ArmatureError('APP_CLOSED', 'start was called after close', { hint: 'boot again' });
+    this.#refuseWhenClosing();
     try {
       await this.#scope.start();
+      this.#refuseWhenClosing();
       this.#isDeploymentStarted = true;
-      await runStep({ clock: host.clock, deadlineMs: host.deadlines.startMs, what: `start of deployment "${host.graph.root.name}"`, run: () => this.deployment.start() });
+      this.#current = runStep({ clock: host.clock, deadlineMs: host.deadlines.startMs, what: `start of deployment "${host.graph.root.name}"`, run: () => this.deployment.start() });
+      await this.#current;
+      this.#refuseWhenClosing();
     } catch (error) {
       throw await this.#closeAfter(error);
     }
@@ -203,6 +209,12 @@ class RunningApp implements App {
     const leftMs = (): number => Math.max(0, untilMs - host.clock.nowMs());
     this.#abort.abort(new ArmatureError('PROCESS_CLOSING', 'this process is closing', { retryable: true }));
     const deployment = this.#deployment;
+    const current = this.#current;
+    if (current !== undefined) {
+      // A start that still runs ends first: it sees the signal, and a scope that closes under it.
+      const run = (): Promise<void> => current.then(() => undefined, () => undefined);
+      await runStep({ clock: host.clock, deadlineMs: leftMs() + graceMs, what: 'start', run }).catch(() => undefined);
+    }
     if (this.#isDeploymentStarted) await this.#step(errors, 'drain', leftMs() + graceMs, () => deployment?.drain?.(leftMs()));
     await this.#scope.drainInstances(untilMs, errors);
     await this.#step(errors, 'close', leftMs() + closeMs, () => deployment?.close?.());
@@ -222,12 +234,13 @@ class RunningApp implements App {
     }
   }
 
+  #refuseWhenClosing(): void {
+    if (this.#closing !== undefined) throw new ArmatureError('APP_CLOSED', 'the process was closed before it had started', { hint: 'boot again' });
+  }
+
+  /** What goes wrong while closing is in the log; the reason is what its caller can act on. */
   async #closeAfter(reason: unknown): Promise<unknown> {
-    try {
-      await this.close(0);
-    } catch (error) {
-      return new AggregateError([reason, ...flatten(error)], ArmatureError.from(reason).message, { cause: reason });
-    }
+    await this.close(0).catch(() => undefined);
     return reason;
   }
 }

@@ -151,6 +151,7 @@ test('wrong methods, media types, sizes and addresses', async () => {
     expect((await readError(await fetch(`${url}/v1/unknown?x=1`), 404)).code).toBe('unknown_url');
     expect((await readError(await post(path, 'x', { 'content-type': 'application/x-www-form-urlencoded' }), 415)).code).toBe('unsupported_media_type');
     await readError(await post(path, '{}', { 'content-type': 'application/json; charset=latin1' }), 415);
+    expect((await readError(await post(path, '{}', { 'content-encoding': 'gzip' }), 415)).code).toBe('unsupported_content_encoding');
     expect((await post(path, JSON.stringify(CHAT), { 'content-type': 'application/json; charset=utf-8' })).status).toBe(200);
     expect((await readError(await chat({ ...CHAT, user: 'x'.repeat(3000) }), 413)).code).toBe('request_too_large');
     expect((await readError(await post(path, Uint8Array.from([123, 255])), 400)).code).toBe('invalid_utf8');

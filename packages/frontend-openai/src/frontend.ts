@@ -128,6 +128,10 @@ export class OpenAiFrontend implements Frontend {
       throw new ApiError(overloaded(runtime.config.overloadStatus, 'too_many_concurrent_requests', 500 + runtime.random.below(1000)));
     }
     checkContentType(exchange.header('content-type'));
+    const encoding = exchange.header('content-encoding');
+    if (encoding !== '' && encoding.toLowerCase() !== 'identity') {
+      throw new ApiError(problem(415, 'invalid_request_error', 'unsupported_content_encoding', `Bodies compressed as ${JSON.stringify(encoding.slice(0, 40))} are not supported; send them as they are.`));
+    }
     begin(runtime, this.#models, { exchange, requestId, receivedAtMs }, parseBody(exchange.body));
   }
 

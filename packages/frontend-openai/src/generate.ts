@@ -3,9 +3,10 @@ import type { EncodedPrompt, HttpExchange, InferenceRequest, ModelDirectory, Mod
 import { ApiError, badRequest, problem } from './api-error.ts';
 import { parseChat } from './chat-fields.ts';
 import { parseCompletion } from './completion-fields.ts';
-import { Choice, Generation, Leg } from './generation.ts';
+import { Generation } from './generation.ts';
 import { invalidValue } from './fields.ts';
 import type { Json } from './fields.ts';
+import { Choice, Leg } from './leg.ts';
 import { LIMITS } from './limits.ts';
 import { ChatLogprobs, CompletionLogprobs } from './logprob-text.ts';
 import type { Runtime } from './runtime.ts';

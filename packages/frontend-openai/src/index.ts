@@ -1,9 +1,4 @@
-import { node, openai } from './plugin.ts';
-
-export { node, openai };
+export { node, openai } from './plugin.ts';
 export { NodeHttpServer, NODE_SERVER_DEFAULTS } from './node-server.ts';
 export type { NodeServerConfig } from './node-server.ts';
 export type { OpenAiConfig } from './config.ts';
-
-/** Plug-ins of this package, for the loader. */
-export default [node, openai];

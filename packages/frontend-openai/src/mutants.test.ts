@@ -88,7 +88,7 @@ const SERVER_MUTANTS: readonly (readonly [string, Mutation, string])[] = [
   ['headers by their own case', { exchange: changed((inner) => ({ header: (name) => (name === name.toLowerCase() ? '' : inner.header(name)) })) }, 'finds headers by lower-case name, also after the handler has returned'],
   ['absent headers as "undefined"', { exchange: changed((inner) => ({ header: (name) => inner.header(name) || 'undefined' })) }, 'finds headers by lower-case name, also after the handler has returned'],
   ['streams as latin1', { exchange: changed((inner) => ({ write: (chunk) => inner.write(Buffer.from(chunk, 'latin1').toString('latin1')) })) }, 'streams multi-byte text, framed by bytes'],
-  ['no backpressure', { exchange: changed((inner) => ({ write: (chunk) => inner.write(chunk) * 0 })) }, TOGETHER],
+  ['no backpressure', { exchange: changed((inner) => ({ write: (chunk) => (inner.write(chunk), 0) })) }, TOGETHER],
   ['backpressure that never goes', { exchange: changed((inner) => ({ write: (chunk) => inner.write(chunk) + chunk.length })) }, TOGETHER],
   ['no abort', { exchange: changed(() => ({ onAbort: () => undefined })) }, 'tells of a client that leaves, once, and is safe afterwards'],
   [
@@ -175,7 +175,7 @@ const FRONTEND_MUTANTS: readonly (readonly [string, Mutation, string])[] = [
     'no request id',
     {
       exchange: changed((inner) => ({
-        respond: (status, { 'x-request-id': _, ...headers }, body) => inner.respond(status, headers, body),
+        respond: (status, headers, body) => inner.respond(status, { 'content-type': headers['content-type'] ?? '' }, body),
       })),
     },
     'wraps every error, with a string code',

@@ -52,6 +52,7 @@ export class NodeExchange implements HttpExchange {
     response.writeHead(status, { ...headers, 'content-length': length });
     if (typeof body === 'string') response.end(body, length === body.length ? 'latin1' : 'utf8');
     else response.end(body);
+    this.#limitReader();
   }
 
   stream(status: number, headers: HttpHeaders): void {
@@ -98,6 +99,7 @@ export class NodeExchange implements HttpExchange {
     }
     this.#finish();
     this.#response.end();
+    this.#limitReader();
   }
 
   destroy(): void {
@@ -119,6 +121,12 @@ export class NodeExchange implements HttpExchange {
     this.#abort = undefined;
     if (!this.#request.socket.destroyed) this.#request.socket.destroy();
     callback?.();
+  }
+
+  /** What is left after the end waits for the client, but not for ever. Node sets its own timeout again when all has left. */
+  #limitReader(): void {
+    const socket = this.#request.socket;
+    if (socket.writableLength > 0) socket.setTimeout(this.#connection.slowReaderTimeoutMs);
   }
 
   #pending(): number {

@@ -13,6 +13,7 @@ export interface NodeServerConfig {
   readonly bodyTimeoutMs: number;
   readonly maxConnections: number;
   readonly maxHeaderBytes: number;
+  readonly slowReaderTimeoutMs: number;
 }
 
 export const NODE_SERVER_DEFAULTS: NodeServerConfig = {
@@ -21,11 +22,14 @@ export const NODE_SERVER_DEFAULTS: NodeServerConfig = {
   bodyTimeoutMs: 60_000,
   maxConnections: 0,
   maxHeaderBytes: 16_384,
+  slowReaderTimeoutMs: 30_000,
 };
 
 /** What is known of one connection: the answers that have not ended, to abort when it closes. */
 export interface Connection {
   readonly live: Set<NodeExchange>;
+  /** After the end of an answer: how long the client may read nothing of what is left. */
+  readonly slowReaderTimeoutMs: number;
 }
 
 const EMPTY = new Uint8Array(0);
@@ -56,6 +60,7 @@ export class NodeHttpServer implements HttpServer {
 
 class NodeListener implements HttpListener {
   readonly #server: Server;
+  readonly #config: NodeServerConfig;
   readonly #options: HttpListenOptions;
   readonly #handler: HttpHandler;
   readonly #connections = new WeakMap<Socket, Connection>();
@@ -65,6 +70,7 @@ class NodeListener implements HttpListener {
   #port = 0;
 
   constructor(config: NodeServerConfig, options: HttpListenOptions, handler: HttpHandler) {
+    this.#config = config;
     this.#options = options;
     this.#handler = handler;
     const server = createServer({
@@ -130,7 +136,7 @@ class NodeListener implements HttpListener {
   }
 
   #opened(socket: Socket): void {
-    const connection: Connection = { live: new Set() };
+    const connection: Connection = { live: new Set(), slowReaderTimeoutMs: this.#config.slowReaderTimeoutMs };
     this.#connections.set(socket, connection);
     socket.on('close', () => {
       for (const exchange of connection.live) exchange.abort();

@@ -25,6 +25,7 @@ export const node: PluginDescriptor<'http-server', NodeServerConfig> = definePlu
       bodyTimeoutMs: integer('How long a client may take to send the whole request, in milliseconds.', NODE_SERVER_DEFAULTS.bodyTimeoutMs, 1, 3_600_000),
       maxConnections: integer('Open connections at most; 0 = no limit. More are closed at once.', NODE_SERVER_DEFAULTS.maxConnections, 0, 1_000_000),
       maxHeaderBytes: integer('Size of a request head at most, in bytes.', NODE_SERVER_DEFAULTS.maxHeaderBytes, 1024, 1_048_576),
+      slowReaderTimeoutMs: integer('After an answer has ended: how long its client may read nothing of the rest, in milliseconds.', NODE_SERVER_DEFAULTS.slowReaderTimeoutMs, 1, 3_600_000),
     },
   },
   create: (config) => new NodeHttpServer({ ...NODE_SERVER_DEFAULTS, ...config }),

@@ -24,7 +24,7 @@ export class Runtime {
   readonly debug: boolean;
   readonly live = new Set<Generation>();
   readonly #engineIds = new Set<string>();
-  #whenIdle: (() => void) | undefined = undefined;
+  #whenIdle: (() => void)[] = [];
 
   constructor(options: RuntimeOptions) {
     this.config = options.config;
@@ -45,7 +45,10 @@ export class Runtime {
     this.live.delete(generation);
     this.#engineIds.delete(generation.engineId);
     this.metrics.inFlight.set(this.live.size);
-    if (this.live.size === 0) this.#whenIdle?.();
+    if (this.live.size > 0 || this.#whenIdle.length === 0) return;
+    const waiting = this.#whenIdle;
+    this.#whenIdle = [];
+    for (const resolve of waiting) resolve();
   }
 
   /**
@@ -63,10 +66,10 @@ export class Runtime {
     if (this.live.size === 0 || deadlineMs <= 0) return Promise.resolve();
     return new Promise((resolve) => {
       const timer = this.clock.setTimer(deadlineMs, resolve);
-      this.#whenIdle = () => {
+      this.#whenIdle.push(() => {
         this.clock.clearTimer(timer);
         resolve();
-      };
+      });
     });
   }
 

@@ -8,14 +8,20 @@ function bytes(value: number): string {
   return value < 1 << 20 ? `${(value / 1024).toFixed(0)} KiB` : `${(value / (1 << 20)).toFixed(1)} MiB`;
 }
 
+/** Terms that tell the candidates apart; with one candidate, all that are not zero. */
+function tellingTerms(decision: DecisionRecord): readonly string[] {
+  const names = Object.keys(decision.candidates[0]?.terms ?? {}).filter((name) => name !== 'cost' && name !== 'overlapBlocks');
+  const values = (name: string): readonly number[] => decision.candidates.map((candidate) => candidate.terms[name] ?? 0);
+  if (decision.candidates.length < 2) return names.filter((name) => values(name).some((value) => value !== 0));
+  return names.filter((name) => new Set(values(name)).size > 1);
+}
+
 function decisionLines(decision: DecisionRecord): string[] {
   const ranked = [...decision.candidates].sort((a, b) => Number(b.worker === decision.chosen) - Number(a.worker === decision.chosen) || a.cost - b.cost);
+  const names = tellingTerms(decision);
   return ranked.map((candidate, i) => {
     const label = i === 0 ? `${decision.hop.padEnd(10)} →` : ''.padEnd(12);
-    const terms = Object.entries(candidate.terms)
-      .filter(([name, value]) => value !== 0 && name !== 'cost')
-      .map(([name, value]) => `${name} ${Number(value.toFixed(2))}`)
-      .join(', ');
+    const terms = names.map((name) => `${name} ${Number((candidate.terms[name] ?? 0).toFixed(2))}`).join(', ');
     const why = i === 0 ? `${decision.policy}: ` : '';
     return `  ${label} ${shortName(candidate.worker).padEnd(12)} ${why}cost ${Number(candidate.cost.toFixed(2))}, overlap ${candidate.overlapBlocks} of ${decision.blocks} blocks${terms === '' ? '' : ` (${terms})`}`;
   });

@@ -324,9 +324,11 @@ function deadlineRules(rule: Rule): ContractRule[] {
       const served = new Served();
       const { address } = await server.serve('a', served.handler);
       const sink = new Recorder();
+      const openedAt = performance.now();
       client.open(address, { ...open(), deadlineMs: 40 }, sink);
       await pace.until('the open', () => served.opens.length === 1);
-      assert.equal(sink.isClosed, false);
+      const isClosed = sink.isClosed;
+      assert.ok(!isClosed || performance.now() - openedAt >= 35, 'closed long before its budget was used up');
       await passTime(80);
       await pace.until('closed at both ends', () => sink.isClosed && served.sinks[0]?.isClosed === true);
       assert.deepEqual([sink.closes[0]?.code, served.sinks[0]?.closes[0]?.code], ['PLANE_DEADLINE_EXCEEDED', 'PLANE_DEADLINE_EXCEEDED']);

@@ -78,6 +78,14 @@ plugins: [ "./nothing.js" ]
     expect(await problems(text)).toEqual(['config.yaml:4:13 CONFIG_DUPLICATE_NAME models[1].name: two models are named "x"; rename one']);
   });
 
+  it('helps with the two slips that everybody makes at a slot', async () => {
+    const text = 'apiVersion: armature/v1\nmodels:\n  - { name: a, router: weighted, workers: [] }\n  - { name: b, router: { use: weighted, credit: 2 }, workers: [] }\n';
+    expect(await problems(text)).toEqual([
+      'config.yaml:3:24 CONFIG_WRONG_TYPE models[0].router: expected a mapping, found "weighted"; write { use: weighted }, where the name is that of a router-policy',
+      'config.yaml:4:41 CONFIG_UNKNOWN_KEY models[1].router.credit: unknown key "credit"; write it under config: { use: weighted, config: { credit: … } }',
+    ]);
+  });
+
   it.each([
     ['', 'config.yaml:1:1 CONFIG_MISSING_KEY apiVersion: required key "apiVersion" is missing; apiVersion: Version of this file format.'],
     ['apiVersion: armature/v2\nmodels: [{name: a, workers: []}]', 'config.yaml:1:13 CONFIG_INVALID_VALUE apiVersion: "armature/v2" is not one of the allowed values; write armature/v1'],

@@ -17,6 +17,7 @@ import type { RawProblem } from './schema-problems.ts';
 import type { ConfigSource, Origin } from './source.ts';
 import { suggestion } from './nearest.ts';
 import { validate } from './validate.ts';
+import type { SlotMark } from './validate.ts';
 
 /** A slot with everything needed to create its instance. */
 export interface ResolvedSlot {
@@ -204,7 +205,7 @@ class Builder {
       this.#add({ code: known.code, path: base, message: known.message, hint: known.hint });
       return { inner: [], isValid: false };
     }
-    for (const problem of schemaProblems(result.errors, value)) this.#add({ ...problem, path: [...base, ...problem.path] });
+    for (const problem of schemaProblems(result.errors, value)) this.#add(this.#withSlotHint({ ...problem, path: [...base, ...problem.path] }, result.slots, value, base));
     for (const pointer of result.secrets) this.#secretPaths.add(pathText([...base, ...pointerParts(pointer, value)]));
     const scopes = scope.kind === 'process' && base.length === 0 ? this.#scopes(result.scopes, value, scope) : [];
     const own: ResolvedSlot[] = [];
@@ -218,6 +219,17 @@ class Builder {
       (home?.slots ?? own).push(resolved);
     }
     return { inner: own, isValid: result.errors.length === 0 };
+  }
+
+  /** A key of the plug-in's own config, written beside `use` instead of under `config`. */
+  #withSlotHint(problem: RawProblem, marks: readonly SlotMark[], value: unknown, base: readonly PathPart[]): RawProblem {
+    if (problem.code !== 'CONFIG_UNKNOWN_KEY') return problem;
+    const owner = pathText(problem.path.slice(0, -1));
+    const mark = marks.find(({ pointer }) => pathText([...base, ...pointerParts(pointer, value)]) === owner);
+    const descriptor = mark === undefined ? undefined : this.#options.registry.find(mark.kind, String(mark.value['use']));
+    const key = problem.path.at(-1) as string;
+    if (!isMapping(descriptor?.configSchema['properties']) || !(key in descriptor.configSchema['properties'])) return problem;
+    return { ...problem, hint: `write it under config: { use: ${descriptor.name}, config: { ${key}: … } }` };
   }
 
   /** Outer scopes first, so that the last one that holds a path is the innermost. */

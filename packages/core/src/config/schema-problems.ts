@@ -59,7 +59,7 @@ function toProblem(error: ErrorObject, path: readonly PathPart[]): RawProblem {
     case 'required':
       return missingKey(error, path, String(params['missingProperty']));
     case 'type':
-      return { code: 'CONFIG_WRONG_TYPE', path, message: `expected ${typeNames(params['type'])}, found ${found(error.data)}`, hint: description(error) };
+      return { code: 'CONFIG_WRONG_TYPE', path, message: `expected ${typeNames(params['type'])}, found ${found(error.data)}`, hint: slotHint(error) ?? description(error) };
     case 'enum':
       return wrongChoice(error, path, params['allowedValues'] as readonly unknown[]);
     case 'const':
@@ -119,6 +119,13 @@ function wording(error: ErrorObject): string {
 function forms(error: ErrorObject): string {
   const words = ((error.schema ?? []) as readonly Record<string, unknown>[]).map((branch) => branch['title'] ?? branch['const'] ?? branch['type']);
   return words.every((word) => typeof word === 'string' || typeof word === 'number') ? ` (${words.join(', ')})` : '';
+}
+
+/** `router: kv` is what people write first. */
+function slotHint(error: ErrorObject): string | undefined {
+  const kind = (error.parentSchema as Record<string, unknown> | undefined)?.['x-slot'];
+  if (typeof kind !== 'string') return undefined;
+  return `write { use: ${typeof error.data === 'string' ? error.data : 'NAME'} }, where the name is that of a ${kind}`;
 }
 
 function description(error: ErrorObject): string | undefined {

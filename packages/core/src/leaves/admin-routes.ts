@@ -51,6 +51,7 @@ export class AdminRouteTable implements AdminRoutes {
         return json(known.code.endsWith('_NOT_FOUND') ? 404 : 500, { error: known.toData() });
       }
     }
+    if (parts.length === 0) return json(200, { routes: this.list() });
     return json(404, { error: { code: 'ADMIN_NOT_FOUND', message: `no admin route for ${path}`, hint: 'GET / lists the routes' } });
   }
 }

@@ -322,6 +322,7 @@ describe('AdminRouteTable', () => {
     expect(lines).toHaveLength(1);
     expect(() => table.get('/text', 'Again.', () => 1)).toThrow(expect.objectContaining({ code: 'ADMIN_ROUTE_TAKEN' }));
     expect(table.list().map(({ pattern }) => pattern)).toEqual(['/things/:id', '/text', '/none', '/broken']);
+    expect(JSON.parse((await get('/')).body)).toMatchObject({ routes: [{ pattern: '/things/:id', description: 'One thing.' }, {}, {}, {}] });
     remove();
     expect(await get('/things/a')).toMatchObject({ status: 404 });
   });

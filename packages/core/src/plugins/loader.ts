@@ -1,7 +1,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
-import { pathToFileURL } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { ArmatureError, isPlugin } from '@armature/contracts';
 import type { PluginDescriptor } from '@armature/contracts';
 
@@ -40,7 +40,7 @@ function isPath(specifier: string): boolean {
 }
 
 function localFile(specifier: string, baseDir: string): string {
-  const file = specifier.startsWith('file:') ? new URL(specifier).pathname : resolve(baseDir, specifier);
+  const file = specifier.startsWith('file:') ? fileURLToPath(specifier) : resolve(baseDir, specifier);
   const stats = statSync(file, { throwIfNoEntry: false });
   if (stats?.isFile() === true) return file;
   if (stats?.isDirectory() === true) {

@@ -30,6 +30,8 @@ export class ContainerScope implements Scope {
   readonly #bySlot = new Map<PluginSlot, object>();
   readonly #children: ContainerScope[] = [];
   #state: State = 'created';
+  /** The create or start that runs now; close waits for it, so that nothing comes to life behind its back. */
+  #current: Promise<unknown> | undefined = undefined;
   #closing: Promise<void> | undefined = undefined;
 
   constructor(host: ScopeHost, node: ScopeNode, options: ScopeOptions, place: { readonly parent: ContainerScope | undefined; readonly container: DependencyContainer }) {
@@ -57,7 +59,10 @@ export class ContainerScope implements Scope {
   async create(): Promise<void> {
     const order = creationOrder(this.#node.slots, () => undefined) ?? [];
     try {
-      for (const resolved of order) await this.#createInstance(resolved);
+      for (const resolved of order) {
+        this.#refuseWhenClosed('create');
+        await this.#run(this.#createInstance(resolved));
+      }
     } catch (error) {
       throw await this.#closeAfter(error);
     }
@@ -107,9 +112,10 @@ export class ContainerScope implements Scope {
     if (this.#state === 'started') return;
     this.#state = 'started';
     try {
-      for (const live of this.#live) {
+      for (const live of [...this.#live]) {
+        this.#refuseWhenClosed('start');
         live.isStarted = true;
-        await runStep({ clock: this.host.clock, deadlineMs: this.host.deadlines.startMs, what: `start of ${live.label}`, run: () => live.instance.start?.() });
+        await this.#run(runStep({ clock: this.host.clock, deadlineMs: this.host.deadlines.startMs, what: `start of ${live.label}`, run: () => live.instance.start?.() }));
       }
     } catch (error) {
       throw await this.#closeAfter(error);
@@ -125,6 +131,7 @@ export class ContainerScope implements Scope {
     const errors: unknown[] = [];
     const untilMs = this.host.clock.nowMs() + deadlineMs;
     this.#state = 'closed';
+    await this.#settle(deadlineMs);
     await this.closeChildren(untilMs, errors);
     await this.drainInstances(untilMs, errors);
     await this.closeInstances(errors);
@@ -213,19 +220,29 @@ export class ContainerScope implements Scope {
     }
   }
 
-  /** Nothing half-starts: closes what exists, then hands the reason back, with what went wrong on the way as an AggregateError. */
+  async #run(step: Promise<unknown>): Promise<void> {
+    this.#current = step;
+    await step;
+  }
+
+  /** Lets a running create or start come to its end, within the deadline. Its failure is reported where it was awaited. */
+  async #settle(deadlineMs: number): Promise<void> {
+    const current = this.#current;
+    if (current === undefined) return;
+    const run = (): Promise<void> => current.then(() => undefined, () => undefined);
+    await runStep({ clock: this.host.clock, deadlineMs: deadlineMs + this.host.deadlines.graceMs, what: 'running step', run }).catch(() => undefined);
+  }
+
+  /** Nothing half-starts: closes what exists, then hands the reason back. What goes wrong on the way is in the log. */
   async #closeAfter(reason: unknown): Promise<unknown> {
-    try {
-      await this.close(0);
-    } catch (error) {
-      return new AggregateError([reason, ...flatten(error)], ArmatureError.from(reason).message, { cause: reason });
-    }
+    await this.close(0).catch(() => undefined);
     return reason;
   }
 
   #refuseWhenClosed(what: string): void {
-    if (this.#state !== 'closed') return;
-    throw new ArmatureError('SCOPE_CLOSED', `${what} was called on ${this.path === '' ? 'the process' : this.path}, which is closed`, { hint: 'open a new scope' });
+    const place = this.path === '' ? 'the process' : this.path;
+    if (this.#state === 'closed') throw new ArmatureError('SCOPE_CLOSED', `${what} was called on ${place}, which is closed`, { hint: 'open a new scope' });
+    if (this.host.signal.aborted) throw new ArmatureError('SCOPE_CLOSED', `${what} was called on ${place} while the process closes`, { hint: 'stop when context.signal is aborted' });
   }
 }
 

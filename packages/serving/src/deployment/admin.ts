@@ -1,12 +1,15 @@
 import type { DeploymentContext, HttpExchange, HttpListener, HttpServer } from '@armature/contracts';
 import type { ModelRuntime } from '../execution/model-runtime.ts';
 import type { RequestRecords } from '../routing/records.ts';
+import type { WorkerHost } from '../worker/worker-host.ts';
 
 const MAX_ADMIN_BODY_BYTES = 1024;
 const DEFAULT_LIST_LENGTH = 50;
 
 export interface AdminSources {
   models(): readonly ModelRuntime[];
+  /** Workers that this process runs. */
+  hosts(): readonly WorkerHost[];
   readonly records: RequestRecords;
 }
 
@@ -25,6 +28,9 @@ export function mountRoutes(context: DeploymentContext, sources: AdminSources): 
         load: model.router.table.load(model.router.table.slotOf(worker.instanceId) ?? 0),
       })),
     ),
+  );
+  admin.get('/engines', 'Engines of this process: queues, blocks, leases, reservations.', () =>
+    sources.hosts().map(({ instanceId, engine }) => ({ instanceId, load: engine.load(), kv: engine.kv?.counts(), failure: engine.failure() })),
   );
   admin.get('/models', 'Models with their card.', () =>
     sources.models().map((model) => ({ name: model.name, isReady: model.isReady(), maxModelTokens: model.maxModelTokens, card: model.preprocessor.card })),

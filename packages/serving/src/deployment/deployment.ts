@@ -191,7 +191,11 @@ export class ServingDeployment implements Deployment, ModelDirectory {
 
   async #startListeners(): Promise<void> {
     const context = this.#context;
-    mountRoutes(context, { models: () => [...this.#models.values()].map((model) => model.runtime), records: this.#records });
+    mountRoutes(context, {
+      models: () => [...this.#models.values()].map((model) => model.runtime),
+      hosts: () => [...this.#models.values()].flatMap((model) => model.workers.map((worker) => worker.host)),
+      records: this.#records,
+    });
     const admin = this.#config.admin;
     if (admin !== undefined) {
       this.#admin = await listenAdmin(context, context.instance(admin.server), admin);
