@@ -37,7 +37,7 @@ export default [
       'packages/core/src/leaves/**/*.ts',
       'packages/cli/src/**/*.ts',
       'packages/http-uws/src/**/*.ts',
-      'packages/frontend-openai/src/node-server/**/*.ts',
+      'packages/frontend-openai/src/node-*.ts',
       'packages/nixel/src/tcp/**/*.ts',
       'packages/serving/src/tcp-plane/**/*.ts',
       'packages/backend-reference/src/thread/**/*.ts',
@@ -45,7 +45,7 @@ export default [
     rules: { 'no-restricted-globals': 'off', 'no-restricted-properties': 'off' },
   },
   {
-    files: ['packages/*/src/**/*.test.ts', 'packages/*/src/testing/**/*.ts', 'packages/*/src/**/test-*/**/*.ts', 'packages/*/src/**/*.bench.ts'],
+    files: ['packages/*/src/**/*.test.ts', 'packages/*/src/**/*.test.*.ts', 'packages/*/src/testing/**/*.ts', 'packages/*/src/**/test-*/**/*.ts', 'packages/*/src/**/*.bench.ts'],
     rules: {
       'no-restricted-imports': 'off',
       'no-restricted-globals': 'off',

@@ -18,7 +18,7 @@ function fail(message) {
 const graph = node(join(root, 'node_modules/nx/dist/bin/nx.js'), 'graph', '--file=.nx/boundaries-graph.json');
 if (graph.status !== 0) fail(`nx graph failed\n${graph.stdout}\n${graph.stderr}`);
 
-const clean = eslint('packages/*/src');
+const clean = eslint('packages/*/src/**/*.ts');
 if (/rule will be skipped/i.test(clean.stdout + clean.stderr)) fail('eslint skipped the boundary rule: no project graph');
 if (clean.status !== 0) fail(clean.stdout + clean.stderr);
 console.log('boundaries: sources are clean');

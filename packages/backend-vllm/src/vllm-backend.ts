@@ -1,5 +1,5 @@
 import { ArmatureError } from '@armature/contracts';
-import type { Clock, EngineAbilities, EngineBackend, EngineHandle, EngineInfo, EngineLoad, EngineRequest, EngineSink, ErrorData, InferenceEnd, KvEvent, Logger, Usage } from '@armature/contracts';
+import type { Clock, EngineAbilities, EngineBackend, EngineHandle, EngineInfo, EngineLoad, EngineRequest, EngineSink, ErrorData, InferenceEnd, KvEvent, Logger, Timer, Usage } from '@armature/contracts';
 import { SseParser } from './sse.ts';
 import { batchOf, completionBody, parseMetrics } from './wire.ts';
 import type { CompletionChunk } from './wire.ts';
@@ -10,6 +10,8 @@ export interface VllmConfig {
   readonly apiKey: string;
   readonly totalBlocks: number;
   readonly startTimeoutMs: number;
+  readonly probeIntervalMs: number;
+  readonly probeTimeoutMs: number;
 }
 
 export interface VllmOptions {
@@ -21,9 +23,9 @@ export interface VllmOptions {
 }
 
 const RETRY_MS = 250;
-const METRICS_AGE_MS = 1_000;
 const NO_TOKENS = new Int32Array(0);
 const unknownVocabulary = 0x7fff_ffff;
+const closedError: ErrorData = { code: 'ENGINE_CLOSED', message: 'the engine was closed', retryable: true };
 
 class Running {
   readonly abort = new AbortController();
@@ -50,8 +52,8 @@ export class VllmBackend implements EngineBackend {
   #info: EngineInfo | undefined;
   #model: string;
   #metrics: ReadonlyMap<string, number> = new Map();
-  #metricsAtMs = -Infinity;
   #failure: ErrorData | undefined;
+  #probeTimer: Timer | undefined = undefined;
 
   constructor(options: VllmOptions) {
     this.#options = options;
@@ -88,10 +90,15 @@ export class VllmBackend implements EngineBackend {
       maxSequences: 256,
       maxBatchedTokens: 8192,
     };
+    this.#scheduleProbe();
   }
 
   submit(request: EngineRequest, sink: EngineSink): EngineHandle {
     const running = new Running(sink);
+    if (this.#closing.signal.aborted) {
+      running.end({ type: 'failed', error: closedError });
+      return running;
+    }
     this.#running.add(running);
     void this.#run(request, running).finally(() => this.#running.delete(running));
     return running;
@@ -103,14 +110,10 @@ export class VllmBackend implements EngineBackend {
     running.end({ type: 'cancelled' });
   }
 
+  /** As of the last probe. */
   load(): EngineLoad {
-    const { clock } = this.#options;
-    if (clock.nowMs() - this.#metricsAtMs > METRICS_AGE_MS) {
-      this.#metricsAtMs = clock.nowMs();
-      this.#readMetrics().catch((error: unknown) => this.#options.log.debug('vLLM metrics not read', { error: String(error) }));
-    }
     const totalBlocks = this.#info?.totalBlocks ?? 0;
-    const usedBlocks = Math.round((this.#metrics.get('vllm:kv_cache_usage_perc') ?? 0) * totalBlocks);
+    const usedBlocks = Math.min(totalBlocks, Math.round((this.#metrics.get('vllm:kv_cache_usage_perc') ?? 0) * totalBlocks));
     return {
       running: this.#metrics.get('vllm:num_requests_running') ?? this.#running.size,
       waiting: this.#metrics.get('vllm:num_requests_waiting') ?? 0,
@@ -130,15 +133,18 @@ export class VllmBackend implements EngineBackend {
     return [];
   }
 
+  /** What the last probe of /health found. */
   failure(): ErrorData | undefined {
     return this.#failure;
   }
 
   async close(): Promise<void> {
-    this.#closing.abort();
+    this.#closing.abort(new ArmatureError(closedError.code, closedError.message));
+    if (this.#probeTimer !== undefined) this.#options.clock.clearTimer(this.#probeTimer);
+    this.#probeTimer = undefined;
     for (const running of [...this.#running]) {
       running.abort.abort();
-      running.end({ type: 'failed', error: { code: 'ENGINE_CLOSED', message: 'the engine was closed', retryable: true } });
+      running.end({ type: 'failed', error: closedError });
     }
   }
 
@@ -151,7 +157,7 @@ export class VllmBackend implements EngineBackend {
       if (running.hasEnded) return;
       const failure = ArmatureError.is(error)
         ? error.toData()
-        : { code: 'VLLM_UNREACHABLE', message: `vLLM at ${this.#options.config.baseUrl} broke off: ${(error as Error).message}`, retryable: true };
+        : { code: 'VLLM_UNREACHABLE', message: `vLLM at ${this.#options.config.baseUrl} broke off: ${reasonOf(error)}`, retryable: true };
       running.end({ type: 'failed', error: failure });
     }
   }
@@ -177,9 +183,8 @@ export class VllmBackend implements EngineBackend {
     if (running.hasEnded) return;
     const usage = usageOf(body, request);
     running.sink.prefilled?.({ lease: 0, blocks: NO_TOKENS, tokens: request.promptTokens, cachedTokens: usage.cachedTokens, params });
-    const batch = batchOf(body, request);
-    if (batch !== undefined) running.sink.tokens(batch);
-    running.end({ type: 'finished', usage });
+    // abilities.firstToken is `decode`: the one token vLLM had to sample is nobody's output.
+    running.end({ type: 'finished', usage: { ...usage, outputTokens: 0 } });
   }
 
   async #stream(request: EngineRequest, running: Running, response: Response): Promise<void> {
@@ -191,18 +196,55 @@ export class VllmBackend implements EngineBackend {
         isDone = true;
         return;
       }
-      const chunk = JSON.parse(data) as CompletionChunk;
-      if (chunk.error !== undefined) throw new ArmatureError('VLLM_FAILED', chunk.error.message ?? 'vLLM reported an error in the stream', { retryable: true });
+      const chunk = parseChunk(data);
       if (chunk.usage !== null && chunk.usage !== undefined) usage = usageOf(chunk, request);
       const batch = batchOf(chunk, request);
       if (batch !== undefined) running.sink.tokens(batch);
     });
+    // Leaving the loop cancels the body, and with it the request if the server still works on it.
     for await (const bytes of response.body ?? []) {
       parser.push(bytes as Uint8Array);
       if (running.hasEnded) return;
+      if (isDone) break;
     }
     if (!isDone) throw new ArmatureError('VLLM_STREAM_TRUNCATED', 'the stream ended before [DONE]', { retryable: true, hint: 'the vLLM server or a proxy before it went away' });
     running.end({ type: 'finished', usage: usage ?? { promptTokens: request.promptTokens, cachedTokens: 0, outputTokens: 0 } });
+  }
+
+  #scheduleProbe(): void {
+    if (this.#closing.signal.aborted) return;
+    this.#probeTimer = this.#options.clock.setTimer(this.#options.config.probeIntervalMs, () => {
+      void this.#probe().finally(() => this.#scheduleProbe());
+    });
+  }
+
+  /** Never rejects. */
+  async #probe(): Promise<void> {
+    const { config, log } = this.#options;
+    try {
+      const response = await this.#get('/health');
+      if (!response.ok) throw new Error(`status ${response.status}`);
+      await response.arrayBuffer();
+      if (this.#failure !== undefined) log.info('vLLM is healthy again', { baseUrl: config.baseUrl });
+      this.#failure = undefined;
+    } catch (error) {
+      if (this.#closing.signal.aborted) return;
+      this.#failure = { code: 'VLLM_UNREACHABLE', message: `vLLM at ${config.baseUrl} is not healthy (${reasonOf(error)})`, hint: 'see the log of the vLLM server', retryable: true };
+      return;
+    }
+    await this.#readMetrics().catch((error: unknown) => log.debug('vLLM metrics not read', { error: String(error) }));
+  }
+
+  /** Ends with the backend, and after probeTimeoutMs. */
+  async #get(path: string): Promise<Response> {
+    const { config, clock } = this.#options;
+    const abort = new AbortController();
+    const timer = clock.setTimer(config.probeTimeoutMs, () => abort.abort(new Error(`no answer within ${config.probeTimeoutMs} ms`)));
+    try {
+      return await fetch(`${config.baseUrl}${path}`, { headers: this.#headers({}), signal: AbortSignal.any([abort.signal, this.#closing.signal]) });
+    } finally {
+      clock.clearTimer(timer);
+    }
   }
 
   async #waitUntilHealthy(): Promise<void> {
@@ -211,26 +253,26 @@ export class VllmBackend implements EngineBackend {
     let last = 'no answer';
     do {
       try {
-        const response = await fetch(`${config.baseUrl}/health`, { headers: this.#headers({}), signal: this.#closing.signal });
+        const response = await this.#get('/health');
         if (response.ok) return;
         last = `status ${response.status}`;
       } catch (error) {
-        last = (error as Error & { cause?: { code?: string } }).cause?.code ?? (error as Error).message;
+        last = reasonOf(error);
       }
-      if (clock.nowMs() < deadline) await clock.sleep(RETRY_MS, this.#closing.signal);
+      if (clock.nowMs() < deadline) await clock.sleep(Math.min(RETRY_MS, config.startTimeoutMs), this.#closing.signal);
     } while (clock.nowMs() < deadline);
     throw new ArmatureError('VLLM_UNREACHABLE', `vLLM at ${config.baseUrl} is not healthy after ${config.startTimeoutMs} ms (${last})`, { hint: 'start it with `vllm serve MODEL`, or correct engine.config.baseUrl' });
   }
 
   async #readMetrics(): Promise<ReturnType<typeof parseMetrics>> {
-    const response = await fetch(`${this.#options.config.baseUrl}/metrics`, { headers: this.#headers({}), signal: this.#closing.signal });
+    const response = await this.#get('/metrics');
     const parsed = parseMetrics(response.ok ? await response.text() : '');
     this.#metrics = parsed.values;
     return parsed;
   }
 
   async #json(path: string): Promise<unknown> {
-    const response = await fetch(`${this.#options.config.baseUrl}${path}`, { headers: this.#headers({}), signal: this.#closing.signal });
+    const response = await this.#get(path);
     if (!response.ok) throw new ArmatureError('VLLM_REFUSED', `vLLM answered ${response.status} to ${path}`, { hint: 'does it need engine.config.apiKey?' });
     return response.json();
   }
@@ -247,4 +289,23 @@ function usageOf(chunk: CompletionChunk, request: EngineRequest): Usage {
     cachedTokens: chunk.usage?.prompt_tokens_details?.cached_tokens ?? 0,
     outputTokens: chunk.usage?.completion_tokens ?? 0,
   };
+}
+
+/** One event of the stream. An error event, or a choice that vLLM gave up, ends the request: no request ends as an empty success. */
+function parseChunk(data: string): CompletionChunk {
+  let chunk: CompletionChunk;
+  try {
+    chunk = JSON.parse(data) as CompletionChunk;
+  } catch (error) {
+    throw new ArmatureError('VLLM_STREAM_INVALID', `the stream brought ${data.slice(0, 80)}, which is not JSON`, { retryable: true, cause: error });
+  }
+  if (chunk.error !== undefined) throw new ArmatureError('VLLM_FAILED', chunk.error.message ?? 'vLLM reported an error in the stream', { retryable: true });
+  const given = chunk.choices?.find(({ finish_reason: reason }) => reason === 'abort' || reason === 'error');
+  if (given !== undefined) throw new ArmatureError('VLLM_FAILED', `vLLM gave the request up (${given.finish_reason})`, { retryable: true });
+  return chunk;
+}
+
+function reasonOf(error: unknown): string {
+  const { cause, message } = error as Error & { cause?: { code?: string } };
+  return cause?.code ?? message;
 }

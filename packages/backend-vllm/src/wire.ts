@@ -4,6 +4,7 @@ import type { EngineRequest, TokenBatch } from '@armature/contracts';
 /** Body of vLLM's `POST /v1/completions`, token ids in, token ids out. Facts: vLLM 0.32. */
 export function completionBody(model: string, request: EngineRequest): Record<string, unknown> {
   const { sampling, stop } = request;
+  const generated = request.tokenIds.length - request.promptTokens;
   const isPrefill = request.leg === 'prefill';
   const bias = Object.fromEntries([...sampling.biasTokenIds].map((token, i) => [token, sampling.biasValues[i]]));
   return {
@@ -14,7 +15,7 @@ export function completionBody(model: string, request: EngineRequest): Record<st
     return_token_ids: true,
     return_tokens_as_token_ids: true,
     n: isPrefill ? 1 : request.choices,
-    max_tokens: isPrefill ? 1 : Math.max(1, stop.maxTokens - (request.tokenIds.length - request.promptTokens)),
+    max_tokens: isPrefill ? 1 : Math.max(1, stop.maxTokens - generated),
     temperature: sampling.temperature,
     top_p: sampling.topP,
     top_k: sampling.topK,
@@ -27,7 +28,7 @@ export function completionBody(model: string, request: EngineRequest): Record<st
     ...(sampling.biasTokenIds.length === 0 ? {} : { logit_bias: bias }),
     ...(sampling.topLogprobs < 0 ? {} : { logprobs: sampling.topLogprobs }),
     stop_token_ids: [...stop.stopTokenIds],
-    min_tokens: isPrefill ? 0 : stop.minTokens,
+    min_tokens: isPrefill ? 0 : Math.max(0, stop.minTokens - generated),
     ignore_eos: stop.ignoreEos,
     ...(request.cacheSalt === '' ? {} : { cache_salt: request.cacheSalt }),
     // vLLM: lower is sooner; ours: higher is sooner.

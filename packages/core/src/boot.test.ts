@@ -1,6 +1,6 @@
 import { ArmatureError } from '@armature/contracts';
 import type { PluginDescriptor } from '@armature/contracts';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { boot } from './boot.ts';
 import type { BootOptions } from './boot.ts';
 import { PinoLogger } from './leaves/logger.ts';
@@ -211,6 +211,25 @@ models: [ { name: demo, workers: [] } ]
     await expect(deployment.context.openScope(model, { kind: 'model', name: 'demo' })).rejects.toMatchObject({ code: 'SCOPE_DUPLICATE' });
     await app.close();
     await expect(deployment.models[0].start()).rejects.toMatchObject({ code: 'SCOPE_CLOSED' });
+  });
+
+  it('resolves nothing from a container once it has started: running code holds references', async () => {
+    const trail: Trail = [];
+    let context: Parameters<PluginDescriptor['create']>[1] | undefined;
+    const engine = tracer('engine-backend', 'fake', trail, { onCreate: (_config, given) => void (context = given) });
+    const app = await start(trail, [tracer('router-policy', 'fake', trail), engine]);
+    await app.start();
+    const prototype = Object.getPrototypeOf(app.containers) as { resolve: () => unknown; resolveAll: () => unknown };
+    const calls: string[] = [];
+    const spies = (['resolve', 'resolveAll'] as const).map((method) => vi.spyOn(prototype, method).mockImplementation(() => void calls.push(method)));
+    context?.log.info('x');
+    context?.metrics.counter({ name: 'x_total', help: 'x' }).with().inc();
+    context?.clock.nowMs();
+    context?.random.u32();
+    context?.codec.decode(context.codec.encode({ a: 1 }));
+    for (const spy of spies) spy.mockRestore();
+    expect(calls).toEqual([]);
+    await app.close();
   });
 
   it('aborts the signal of every context when the process begins to close, and forks randomness by place', async () => {

@@ -27,6 +27,7 @@ export type { LifecycleDeadlines, Overrides, ScopeIdentity } from './scopes/host
 export { MemoryDiscovery } from './planes/memory-discovery.ts';
 export type { MemoryPlaneOptions } from './planes/memory-discovery.ts';
 export { MemoryEventPlane } from './planes/memory-events.ts';
+export type { MemoryEventOptions } from './planes/memory-events.ts';
 export { MemoryRequestPlane } from './planes/memory-requests.ts';
 export type { MemoryRequestOptions } from './planes/memory-requests.ts';
 export { builtinPlanes, memoryDiscovery, memoryEvents, memoryRequests } from './planes/plugins.ts';

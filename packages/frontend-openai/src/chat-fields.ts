@@ -1,10 +1,11 @@
 import type { ChatInput, ChatMessage } from '@armature/contracts';
-import { badRequest, unsupported } from './api-error.ts';
-import { invalidType, invalidValue, isObject, optionalBoolean, optionalInteger, optionalObject, typeName } from './fields.ts';
+import { badRequest } from './api-error.ts';
+import { invalidType, invalidValue, isObject, isSet, optionalBoolean, optionalInteger, optionalObject, typeName } from './fields.ts';
 import type { Json } from './fields.ts';
 import { LIMITS } from './limits.ts';
 import { parseCommon, parseMaxTokens, refuseUnsupported } from './sampling-fields.ts';
 import type { CommonFields } from './sampling-fields.ts';
+import { parseTools } from './tool-fields.ts';
 
 /** A valid `POST /v1/chat/completions`. */
 export interface ChatFields {
@@ -80,7 +81,7 @@ function parseContent(message: Json, role: string, index: number): string {
   if (typeof content === 'string') return content;
   const param = `messages[${index}].content`;
   if (content === undefined || content === null) {
-    const mayBeAbsent = role === 'assistant' && (message['tool_calls'] != null || message['function_call'] != null || message['refusal'] != null);
+    const mayBeAbsent = role === 'assistant' && (isSet(message['tool_calls']) || isSet(message['function_call']) || isSet(message['refusal']));
     if (mayBeAbsent) return '';
     throw badRequest(param, 'missing_required_parameter', `'${param}' is required for role '${role}', got ${typeName(content)}.`);
   }
@@ -102,32 +103,4 @@ function partText(part: unknown, param: string): string {
   }
   if (typeof type !== 'string') throw invalidType(`${param}.type`, 'a string', type);
   throw badRequest(param, 'unsupported_content', `'${param}' is of type '${type.slice(0, 40)}'; this server takes text parts only.`);
-}
-
-/** Tools reach the template only where no call is expected: nothing here could force or parse one. */
-function parseTools(body: Json): readonly unknown[] | undefined {
-  const choice = body['tool_choice'] ?? undefined;
-  if (choice !== undefined && typeof choice !== 'string' && !isObject(choice)) throw invalidType('tool_choice', 'a string or an object', choice);
-  if (typeof choice === 'string' && choice !== 'none' && choice !== 'auto' && choice !== 'required') {
-    throw invalidValue('tool_choice', `must be one of none, auto, required, or an object, got ${JSON.stringify(choice.slice(0, 40))}.`);
-  }
-  if (choice === 'required' || isObject(choice)) throw unsupported('tool_choice', "'tool_choice' is not supported, except 'none': no engine of this server does guided decoding yet.");
-  for (const key of ['functions', 'function_call']) {
-    const value = body[key];
-    if (value !== undefined && value !== null && value !== 'none') throw unsupported(key, `'${key}' is deprecated and not supported.`);
-  }
-  const tools = body['tools'];
-  if (tools === undefined || tools === null) return undefined;
-  if (!Array.isArray(tools)) throw invalidType('tools', 'an array', tools);
-  if (tools.length === 0) return undefined;
-  for (let i = 0; i < tools.length; i++) {
-    const tool: unknown = tools[i];
-    if (!isObject(tool)) throw invalidType(`tools[${i}]`, 'an object', tool);
-    if (tool['type'] !== 'function') throw invalidValue(`tools[${i}].type`, "must be 'function'.");
-    if (!isObject(tool['function']) || typeof tool['function']['name'] !== 'string') throw invalidValue(`tools[${i}].function`, 'must be an object with a name.');
-  }
-  if (choice !== 'none') {
-    throw unsupported('tools', "'tools' are only supported with 'tool_choice': 'none' (they are shown to the model, calls are not parsed).");
-  }
-  return tools;
 }

@@ -18,6 +18,11 @@ export function typeName(value: unknown): string {
   }
 }
 
+/** Neither absent nor null. */
+export function isSet(value: unknown): boolean {
+  return value !== undefined && value !== null;
+}
+
 export function isObject(value: unknown): value is Json {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

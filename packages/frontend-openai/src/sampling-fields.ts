@@ -1,6 +1,6 @@
 import type { InferenceRequest, ModelCard, Random, RoutingOverrides, SamplingParams, StopParams } from '@armature/contracts';
 import { badRequest, unsupported } from './api-error.ts';
-import { invalidType, invalidValue, nested, optionalBoolean, optionalInteger, optionalNumber, optionalObject, optionalString } from './fields.ts';
+import { invalidType, invalidValue, isSet, nested, optionalBoolean, optionalInteger, optionalNumber, optionalObject, optionalString } from './fields.ts';
 import type { Json } from './fields.ts';
 import { LIMITS } from './limits.ts';
 
@@ -67,7 +67,7 @@ export function parseCommon(body: Json): CommonFields {
     biasValues,
     cacheSalt: optionalString(body, 'cache_salt', LIMITS.cacheSalt) ?? optionalString(nvext, 'nvext.cache_salt', LIMITS.cacheSalt) ?? '',
     priority: parsePriority(body, nvext),
-    routing: body['nvext'] == null ? NO_ROUTING : parseRouting(nvext),
+    routing: isSet(body['nvext']) ? parseRouting(nvext) : NO_ROUTING,
   };
 }
 

@@ -55,8 +55,8 @@ describe('VirtualClock', () => {
     expect(clock.pendingTimers).toBe(0);
   });
 
-  it('runs promise reactions of a callback, however deep, before the next callback', async () => {
-    const clock = new VirtualClock();
+  it.each([false, true])('runs promise reactions of a callback, however deep, before the next callback (a turn each: %s)', async (turnPerCallback) => {
+    const clock = new VirtualClock({ turnPerCallback });
     const seen: string[] = [];
     const deep = async (levels: number): Promise<void> => {
       for (let i = 0; i < levels; i++) await undefined;

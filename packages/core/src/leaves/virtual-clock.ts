@@ -43,8 +43,11 @@ export class VirtualClock implements Clock {
   #isRunning = false;
   #events = 0;
 
-  /** `epochMs`: what `wallMs` says at `startMs`. */
-  constructor(options: { readonly startMs?: number; readonly epochMs?: number } = {}) {
+  readonly #turnPerCallback: boolean;
+
+  /** `epochMs`: what `wallMs` says at `startMs`. `turnPerCallback`: do without Node's internal drain, as where it does not exist. */
+  constructor(options: { readonly startMs?: number; readonly epochMs?: number; readonly turnPerCallback?: boolean } = {}) {
+    this.#turnPerCallback = options.turnPerCallback === true;
     this.#nowMs = options.startMs ?? 0;
     this.#epochMs = (options.epochMs ?? Date.UTC(2026, 0, 1)) - this.#nowMs;
   }
@@ -172,7 +175,7 @@ export class VirtualClock implements Clock {
       }
       this.#events++;
       callback();
-      if (!drainMicrotasks()) return;
+      if (this.#turnPerCallback || !drainMicrotasks()) return;
     }
   }
 

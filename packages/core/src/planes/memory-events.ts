@@ -1,6 +1,13 @@
-import type { EventListener, EventPlane, PlainData } from '@armature/contracts';
+import type { Counter, EventListener, EventPlane, PlainData } from '@armature/contracts';
 import type { MemoryPlaneOptions } from './memory-discovery.ts';
 import { SerialQueue } from './serial-queue.ts';
+
+export interface MemoryEventOptions extends MemoryPlaneOptions {
+  /** Undelivered events of one subscriber; a fuller buffer loses its oldest. */
+  readonly bufferEvents: number;
+  /** Counts what is lost. */
+  readonly droppedEvents?: Counter;
+}
 
 interface Subscriber {
   readonly prefix: string;
@@ -19,14 +26,14 @@ const MAX_REMEMBERED_SUBJECTS = 8192;
  */
 export class MemoryEventPlane implements EventPlane {
   readonly supports = { processes: false } as const;
-  readonly #options: MemoryPlaneOptions & { readonly bufferEvents: number };
+  readonly #options: MemoryEventOptions;
   readonly #subscribers = new Set<Subscriber>();
   #bySubject = new Map<string, readonly Subscriber[]>();
   readonly #queue: SerialQueue;
   #dropped = 0;
   #isClosed = false;
 
-  constructor(options: MemoryPlaneOptions & { readonly bufferEvents: number }) {
+  constructor(options: MemoryEventOptions) {
     this.#options = options;
     this.#queue = new SerialQueue((error) => options.log.error('event listener threw', { error: String(error) }));
   }
@@ -45,6 +52,7 @@ export class MemoryEventPlane implements EventPlane {
       if (subscriber.buffer.length >= this.#options.bufferEvents) {
         subscriber.buffer.shift();
         this.#dropped++;
+        this.#options.droppedEvents?.inc();
       }
       subscriber.buffer.push({ subject, payload: packed });
       this.#queue.push(() => this.#deliver(subscriber));

@@ -40,7 +40,10 @@ export const memoryEvents = definePlugin<'event-plane', Encode & { readonly buff
       bufferEvents: { type: 'integer', minimum: 1, default: 65_536, description: 'Undelivered events of one subscriber, in events; a fuller buffer loses its oldest.' },
     },
   },
-  create: (config, context) => new MemoryEventPlane({ ...base(config, context), bufferEvents: config.bufferEvents }),
+  create: (config, context) => {
+    const dropped = context.metrics.counter({ name: 'armature_events_dropped_total', help: 'Events that slow subscribers lost.', labelNames: ['plane'] });
+    return new MemoryEventPlane({ ...base(config, context), bufferEvents: config.bufferEvents, droppedEvents: dropped.with('memory') });
+  },
 });
 
 export const memoryRequests = definePlugin<'request-plane', Encode & { readonly highWaterMessages: number; readonly maxBufferedMessages: number }>({

@@ -1,0 +1,293 @@
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { FinishCode } from '@armature/contracts';
+import type { Clock, EngineRequest, EngineSink, InferenceEnd, Logger, PrefillHandover, TokenBatch } from '@armature/contracts';
+import { choice, chunk, done, FakeVllm, usageChunk } from './fake-vllm.test.support.ts';
+import { parseMetrics, SseParser, VllmBackend } from './index.ts';
+import type { VllmConfig } from './index.ts';
+
+const clock: Clock = {
+  nowMs: () => performance.now(),
+  wallMs: () => Date.now(),
+  setTimer: (delayMs, callback) => setTimeout(callback, delayMs),
+  clearTimer: (timer) => clearTimeout(timer as NodeJS.Timeout),
+  defer: (callback) => void setImmediate(callback),
+  sleep: (delayMs, signal) =>
+    new Promise((resolve, reject) => {
+      setTimeout(resolve, delayMs);
+      signal?.addEventListener('abort', () => reject(signal.reason as Error));
+    }),
+};
+const log: Logger = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined, child: () => log, isEnabled: () => false };
+
+const base: EngineRequest = {
+  id: 'req-1',
+  leg: 'full',
+  tokenIds: Int32Array.of(1, 2, 3, 4, 5),
+  promptTokens: 5,
+  sequenceHashes: new Int32Array(0),
+  cacheSalt: '',
+  sampling: { temperature: 0, topP: 1, topK: 0, minP: 0, seedLo: 7, seedHi: 0, frequencyPenalty: 0, presencePenalty: 0, repetitionPenalty: 1, biasTokenIds: new Int32Array(0), biasValues: new Float32Array(0), topLogprobs: -1 },
+  stop: { maxTokens: 10, minTokens: 0, stopTokenIds: new Int32Array(0), ignoreEos: false },
+  choices: 1,
+  firstTokens: undefined,
+  priority: 0,
+  kvSource: undefined,
+  leaseTtlMs: 1000,
+};
+
+class Recorder implements EngineSink {
+  readonly batches: TokenBatch[] = [];
+  readonly ends: InferenceEnd[] = [];
+  readonly handovers: PrefillHandover[] = [];
+  readonly ended: Promise<InferenceEnd>;
+  #resolve!: (end: InferenceEnd) => void;
+  onTokens: (() => void) | undefined = undefined;
+
+  constructor() {
+    this.ended = new Promise((resolve) => (this.#resolve = resolve));
+  }
+  tokens(batch: TokenBatch): void {
+    this.batches.push(batch);
+    this.onTokens?.();
+  }
+  prefilled(handover: PrefillHandover): void {
+    this.handovers.push(handover);
+  }
+  end(end: InferenceEnd): void {
+    this.ends.push(end);
+    this.#resolve(end);
+  }
+  get ids(): number[] {
+    return this.batches.flatMap((batch) => [...batch.tokenIds]);
+  }
+}
+
+let server: FakeVllm;
+let baseUrl: string;
+let backends: VllmBackend[] = [];
+beforeEach(async () => {
+  server = new FakeVllm();
+  baseUrl = await server.listen();
+});
+afterEach(async () => {
+  await Promise.all(backends.map((backend) => backend.close()));
+  backends = [];
+  await server.close();
+});
+
+function make(config: Partial<VllmConfig> = {}): VllmBackend {
+  const backend = new VllmBackend({ config: { baseUrl, model: '', apiKey: '', totalBlocks: 0, startTimeoutMs: 300, probeIntervalMs: 20, probeTimeoutMs: 500, ...config }, blockSize: 32, clock, log });
+  backends.push(backend);
+  return backend;
+}
+
+async function started(config: Partial<VllmConfig> = {}): Promise<VllmBackend> {
+  const backend = make(config);
+  await backend.start();
+  return backend;
+}
+
+/** Sends `parts` one by one, as separate packets. */
+const streaming =
+  (...parts: (string | Buffer)[]): FakeVllm['answer'] =>
+  async (_request, response) => {
+    response.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8' });
+    for (const part of parts) {
+      response.write(part);
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    response.end();
+  };
+
+async function run(request: Partial<EngineRequest> = {}, config: Partial<VllmConfig> = {}): Promise<Recorder> {
+  const backend = await started(config);
+  const sink = new Recorder();
+  backend.submit({ ...base, ...request }, sink);
+  await sink.ended;
+  await new Promise((resolve) => setTimeout(resolve, 5));
+  expect(sink.ends).toHaveLength(1);
+  return sink;
+}
+
+describe('start', () => {
+  test('reads model, length and cache size; load comes from /metrics', async () => {
+    const backend = await started();
+    expect(backend.info).toMatchObject({ modelFingerprint: 'vllm//models/demo', maxModelTokens: 4096, blockSize: 32, totalBlocks: 200 });
+    expect(backend.load()).toEqual({ running: 3, waiting: 2, prefillTokens: 0, usedBlocks: 50, freeBlocks: 150, totalBlocks: 200, preemptions: 1 });
+    expect(backend.abilities).toMatchObject({ firstToken: 'decode', kvEvents: false });
+    server.metrics = server.metrics.replace('0.25', '0.5');
+    await expect.poll(() => backend.load().usedBlocks).toBe(100);
+  });
+
+  test('fails with a code: unreachable, unhealthy, unknown model, other block size', async () => {
+    const gone = new FakeVllm();
+    const nobody = await gone.listen();
+    await gone.close();
+    await expect(make({ baseUrl: nobody }).start()).rejects.toMatchObject({ code: 'VLLM_UNREACHABLE', message: expect.stringContaining('ECONNREFUSED') as string });
+    server.isHealthy = false;
+    await expect(make({ startTimeoutMs: 50 }).start()).rejects.toMatchObject({ code: 'VLLM_UNREACHABLE' });
+    server.isHealthy = true;
+    await expect(make({ model: 'other' }).start()).rejects.toMatchObject({ code: 'VLLM_MODEL_UNKNOWN', hint: 'it serves: demo' });
+    server.metrics = server.metrics.replace('block_size="32"', 'block_size="16"');
+    await expect(make().start()).rejects.toMatchObject({ code: 'VLLM_BLOCK_SIZE_MISMATCH' });
+  });
+
+  test('waits for a server that is still loading; health is followed afterwards', async () => {
+    server.isHealthy = false;
+    setTimeout(() => (server.isHealthy = true), 30);
+    const backend = await started({ startTimeoutMs: 5000 });
+    expect(backend.failure()).toBeUndefined();
+    server.isHealthy = false;
+    await expect.poll(() => backend.failure()?.code).toBe('VLLM_UNREACHABLE');
+    server.isHealthy = true;
+    await expect.poll(() => backend.failure()).toBeUndefined();
+  });
+});
+
+describe('a request', () => {
+  test('goes out as token ids with every sampling field, and comes back as columns', async () => {
+    server.answer = streaming(chunk([choice([10])]), chunk([choice([11, 12], { finish_reason: 'length' })]), usageChunk, done);
+    const sink = await run({
+      tokenIds: Int32Array.of(1, 2, 3, 4, 5, 9),
+      cacheSalt: 'tenant',
+      priority: 3,
+      sampling: { ...base.sampling, temperature: 0.5, biasTokenIds: Int32Array.of(8), biasValues: Float32Array.of(-1) },
+      stop: { maxTokens: 10, minTokens: 4, stopTokenIds: Int32Array.of(2), ignoreEos: true },
+      kvSource: { type: 'opaque', params: { do_remote_prefill: true, remote_block_ids: [[1, 2]] } },
+    }, { apiKey: 'sesame' });
+    expect(sink.ids).toEqual([10, 11, 12]);
+    expect(sink.batches.at(-1)).toMatchObject({ count: 2, finish: Uint8Array.of(FinishCode.None, FinishCode.Length), choices: undefined, logprobs: undefined });
+    expect(sink.ends).toEqual([{ type: 'finished', usage: { promptTokens: 5, cachedTokens: 4, outputTokens: 3 } }]);
+    const [{ body, headers }] = server.requests as [(typeof server.requests)[0]];
+    expect(headers).toMatchObject({ authorization: 'Bearer sesame', 'x-request-id': 'req-1' });
+    expect(body).toMatchObject({
+      model: 'demo', prompt: [1, 2, 3, 4, 5, 9], stream: true, return_token_ids: true, max_tokens: 9, min_tokens: 3, temperature: 0.5, seed: 7, stop_token_ids: [2], ignore_eos: true,
+      logit_bias: { 8: -1 }, cache_salt: 'tenant', priority: -3, kv_transfer_params: { do_remote_prefill: true, remote_block_ids: [[1, 2]] },
+    });
+    expect(body).not.toHaveProperty('logprobs');
+  });
+
+  test('choices and logprobs', async () => {
+    const logprobs = { tokens: ['token_id:10'], token_logprobs: [-0.5], top_logprobs: [{ 'token_id:10': -0.5, 'token_id:7': -1.5 }], text_offset: [0] };
+    server.answer = streaming(chunk([choice([10], { index: 1, logprobs })]), chunk([choice([20], { logprobs: { ...logprobs, token_logprobs: [-0.25] }, finish_reason: 'stop' })]), usageChunk, done);
+    const sink = await run({ choices: 2, sampling: { ...base.sampling, topLogprobs: 3 } });
+    expect(sink.batches[0]).toMatchObject({ choices: Uint8Array.of(1), topCount: 3, logprobs: Float32Array.of(-0.5), topTokenIds: Int32Array.of(10, 7, -1) });
+    expect(sink.batches[1]).toMatchObject({ choices: Uint8Array.of(0), finish: Uint8Array.of(FinishCode.Stop), logprobs: Float32Array.of(-0.25) });
+    expect(server.requests[0]?.body).toMatchObject({ n: 2, logprobs: 3 });
+  });
+
+  test('chunks cut anywhere, CRLF, comments and joined events give the same tokens', async () => {
+    const stream = Buffer.from(`: ping\r\n\r\nevent: message\r\n${chunk([choice([10], { text: '🦙ü' })])}${chunk([choice([11])])}${usageChunk}${done}`.replaceAll('\n\n', '\r\n\r\n'));
+    const bytes = Array.from(stream, (byte) => Buffer.of(byte));
+    server.answer = async (_request, response) => {
+      response.writeHead(200);
+      for (const byte of bytes) response.write(byte);
+      response.end();
+      await Promise.resolve();
+    };
+    expect((await run()).ids).toEqual([10, 11]);
+    server.answer = streaming(stream);
+    expect((await run()).ids).toEqual([10, 11]);
+  });
+
+  test('a prefill leg hands the transfer parameters over verbatim and shows no token', async () => {
+    const params = { do_remote_prefill: true, remote_block_ids: [[1, 2, 3]], remote_engine_id: 'P0', remote_port: 5600, unknown: { kept: null } };
+    server.answer = (_request, response) => void response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ choices: [choice([10], { finish_reason: 'length' })], usage: { prompt_tokens: 5, completion_tokens: 1 }, kv_transfer_params: params }));
+    const sink = await run({ leg: 'prefill' });
+    expect(sink.handovers).toEqual([{ lease: 0, blocks: new Int32Array(0), tokens: 5, cachedTokens: 0, params }]);
+    expect([sink.ids, sink.ends]).toEqual([[], [{ type: 'finished', usage: { promptTokens: 5, cachedTokens: 0, outputTokens: 0 } }]]);
+    expect(server.requests[0]?.body).toMatchObject({ stream: false, max_tokens: 1, kv_transfer_params: { do_remote_decode: true, do_remote_prefill: false } });
+    server.answer = (_request, response) => void response.writeHead(200).end(JSON.stringify({ choices: [choice([10])] }));
+    expect((await run({ leg: 'prefill' })).ends).toMatchObject([{ type: 'failed', error: { code: 'VLLM_NO_TRANSFER' } }]);
+  });
+});
+
+describe('failure', () => {
+  test.each([
+    ['an error event', [chunk([choice([10])]), 'data: {"error":{"message":"EngineCore died","type":"InternalServerError","code":500}}\n\n', done], 'VLLM_FAILED'],
+    ['a choice that was given up', [chunk([choice([10])]), chunk([choice([], { finish_reason: 'abort' })]), done], 'VLLM_FAILED'],
+    ['a stream without [DONE]', [chunk([choice([10])]), usageChunk], 'VLLM_STREAM_TRUNCATED'],
+    ['a torn event', [chunk([choice([10])]), 'data: {"cho\n\n', done], 'VLLM_STREAM_INVALID'],
+  ])('%s is a retryable failure after the tokens so far', async (_what, parts, code) => {
+    server.answer = streaming(...parts);
+    const sink = await run();
+    expect(sink.ids).toEqual([10]);
+    expect(sink.ends).toMatchObject([{ type: 'failed', error: { code, retryable: true } }]);
+  });
+
+  test('a server that dies in the stream is a retryable failure', async () => {
+    server.answer = async (_request, response) => {
+      response.writeHead(200);
+      response.write(chunk([choice([10])]));
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      response.destroy();
+    };
+    expect((await run()).ends).toMatchObject([{ type: 'failed', error: { code: 'VLLM_UNREACHABLE', retryable: true } }]);
+  });
+
+  test('refusals carry the reason; only 5xx and 429 are retryable', async () => {
+    for (const [status, retryable] of [[400, undefined], [429, true], [503, true]] as const) {
+      server.answer = (_request, response) => void response.writeHead(status).end(JSON.stringify({ error: { message: 'prompt too long' } }));
+      const { ends } = await run();
+      expect(ends).toMatchObject([{ type: 'failed', error: { code: 'VLLM_REFUSED', message: expect.stringContaining('prompt too long') as string } }]);
+      expect((ends[0] as { error: { retryable?: boolean } }).error.retryable).toBe(retryable);
+    }
+  });
+
+  test('cancel closes the connection, once; nothing comes afterwards', async () => {
+    server.answer = async (_request, response) => {
+      response.writeHead(200);
+      for (let i = 0; i < 1000 && !response.destroyed; i++) {
+        response.write(chunk([choice([i])]));
+        await new Promise((resolve) => setTimeout(resolve, 2));
+      }
+    };
+    const backend = await started();
+    const sink = new Recorder();
+    const handle = backend.submit(base, sink);
+    await expect.poll(() => sink.batches.length).toBeGreaterThan(2);
+    backend.cancel(handle);
+    backend.cancel(handle);
+    const seen = sink.batches.length;
+    await expect.poll(() => server.aborted).toBe(1);
+    expect([sink.ends, sink.batches.length]).toEqual([[{ type: 'cancelled' }], seen]);
+    const early = new Recorder();
+    backend.cancel(backend.submit(base, early));
+    expect(early.ends).toEqual([{ type: 'cancelled' }]);
+  });
+
+  test('cancel inside the sink, and close, end each request once', async () => {
+    server.answer = streaming(chunk([choice([1])]), chunk([choice([2])]), ...Array.from({ length: 200 }, () => ': ping\n\n'), done);
+    const backend = await started();
+    const inside = new Recorder();
+    const handle = backend.submit(base, inside);
+    inside.onTokens = () => backend.cancel(handle);
+    expect(await inside.ended).toEqual({ type: 'cancelled' });
+    const other = new Recorder();
+    backend.submit(base, other);
+    await expect.poll(() => other.batches.length).toBe(2);
+    await backend.close();
+    await backend.close();
+    const late = new Recorder();
+    backend.submit(base, late);
+    expect([inside.ids, other.ends, late.ends]).toMatchObject([[1], [{ type: 'failed', error: { code: 'ENGINE_CLOSED' } }], [{ type: 'failed', error: { code: 'ENGINE_CLOSED' } }]]);
+  });
+});
+
+describe('parsers', () => {
+  test('server-sent events, cut at every place', () => {
+    const text = Buffer.from('data: a\ndata:b\n\n: no\rid: 1\rdata: ü🦙\r\r\ndata: c\r\n\r\nevent: x\n\ndata: open');
+    for (let cut = 0; cut <= text.length; cut++) {
+      const got: string[] = [];
+      const parser = new SseParser((data) => got.push(data));
+      parser.push(text.subarray(0, cut));
+      parser.push(text.subarray(cut));
+      expect(got, `cut ${cut}`).toEqual(['a\nb', 'ü🦙', 'c']);
+    }
+  });
+
+  test('Prometheus text: rubbish is skipped, label sets are added up', () => {
+    const { values, cacheConfig } = parseMetrics('# HELP a b\na{x="1"} 1\na{x="2"} 2.5\nnonsense\n\nvllm:cache_config_info{block_size="32",s="a b"} 1.0\n');
+    expect([values.get('a'), cacheConfig.get('block_size'), cacheConfig.get('s')]).toEqual([3.5, '32', 'a b']);
+  });
+});
