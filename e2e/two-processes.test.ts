@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { conversations } from './support/conversations.ts';
-import { greedy, metric, modelOf, request, run, start, stopAfter } from './support/in-process.ts';
+import { collect, emptyOutput, greedy, metric, modelOf, request, run, start, stopAfter } from './support/in-process.ts';
 import type { App, Output } from './support/in-process.ts';
 import { ArmatureProcess, freePort, root } from './support/process.ts';
 
@@ -50,7 +50,7 @@ async function untilReady(app: App): Promise<void> {
   const deadline = Date.now() + 20_000;
   for (;;) {
     const components = (await app.admin.handle('/workers', new URLSearchParams())).body;
-    if ((JSON.parse(components) as unknown[]).length === 2) return;
+    if ((JSON.parse(components) as unknown[]).length === 3) return;
     if (Date.now() > deadline) throw new Error(`workers never joined: ${components}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -59,17 +59,20 @@ async function untilReady(app: App): Promise<void> {
 describe('prefill and decode in processes of their own', () => {
   const folder = mkdtempSync(join(tmpdir(), 'armature-two-'));
   const children = new Map<string, ArmatureProcess>();
+  const portOf = new Map<string, number>();
   let app: App;
 
   beforeAll(async () => {
     const ports: number[] = [];
-    for (const role of ['prefill', 'decode']) {
+    for (const name of ['prefill', 'decode', 'decode-b']) {
+      const role = name === 'prefill' ? 'prefill' : 'decode';
       const port = await freePort();
       ports.push(port);
-      const file = join(folder, `${role}.yaml`);
+      const file = join(folder, `${name}.yaml`);
       writeFileSync(file, workers(role, port).replace('"@armature/model-demo"', JSON.stringify(`${root}packages/model-demo/model`)));
       const child = new ArmatureProcess(['serve', '-f', file]);
-      children.set(role, child);
+      children.set(name, child);
+      portOf.set(name, port);
       await child.until('Ctrl-C stops');
     }
     app = await start(frontend(ports));
@@ -105,6 +108,39 @@ describe('prefill and decode in processes of their own', () => {
     const records = JSON.parse((await app.admin.handle('/requests', new URLSearchParams('limit=1'))).body) as { decisions: { hop: string; candidates: { overlapBlocks: number }[] }[] }[];
     expect(records[0]?.decisions.find((decision) => decision.hop === 'prefill')?.candidates[0]?.overlapBlocks).toBeGreaterThan(0);
   });
+
+  it('a decode worker killed in mid-answer: another one goes on, token for token', async () => {
+    const model = modelOf(app);
+    const tokens = model.preprocessor.encodeChat({ messages: conversations(1, 7)[0] ?? [], addGenerationPrompt: true, continueFinalMessage: false }).tokenIds;
+    const long = { sampling: { ...greedy, temperature: 0.7, seedLo: 3 }, stop: stopAfter(300, { ignoreEos: true }) };
+    const expected = await run(model, request(tokens, long));
+    const interrupted = request(tokens, long);
+    const output = emptyOutput(1);
+    await new Promise<void>((resolve) => {
+      const sink = collect(output, resolve);
+      let isKilled = false;
+      model.execute(interrupted, {
+        end: sink.end,
+        tokens: (batch) => {
+          sink.tokens(batch);
+          if (isKilled || (output.tokens[0]?.length ?? 0) < 10) return;
+          isKilled = true;
+          void killDecodeWorkerOf(interrupted.id);
+        },
+      });
+    });
+    expect(output.end).toMatchObject({ type: 'finished', usage: { outputTokens: 300 } });
+    expect(output.tokens).toEqual(expected.tokens);
+    expect(await metric(app, 'armature_migrations_total')).toBe(1);
+  });
+
+  async function killDecodeWorkerOf(requestId: string): Promise<void> {
+    const record = JSON.parse((await app.admin.handle(`/requests/${requestId}`, new URLSearchParams())).body) as { transfer: { to: string } };
+    const live = JSON.parse((await app.admin.handle('/workers', new URLSearchParams())).body) as { instanceId: string; address: string }[];
+    const address = live.find((worker) => worker.instanceId === record.transfer.to)?.address ?? '';
+    const name = [...portOf].find(([, port]) => address.includes(`:${port}/`))?.[0] ?? '';
+    children.get(name)?.child.kill('SIGKILL');
+  }
 
   it('a killed worker is gone at once, and requests fail with a code instead of hanging', async () => {
     await children.get('prefill')?.stop('SIGKILL');

@@ -1,4 +1,5 @@
 // @hot
+import { ArmatureError } from '@armature/contracts';
 import { U64Map } from '@armature/tokens';
 
 const NONE = -1;
@@ -89,9 +90,10 @@ export class BlockPool {
     if (this.#refs[block]++ === 0) this.#unlink(block);
   }
 
-  /** One reference less. Without any, a registered block becomes inactive, another one free. */
+  /** One reference less. Without any, a registered block becomes inactive, another one free. Throws when there was none. */
   release(block: number): void {
     if (--this.#refs[block] > 0) return;
+    if (this.#refs[block] < 0) unbalanced(block);
     if (this.#isRegistered[block] === 1) this.#pushTail(block);
     else this.#pushHead(block);
   }
@@ -103,7 +105,7 @@ export class BlockPool {
 
   /**
    * The block is complete: others may match it. False when another block has the hash already; this one then stays private.
-   * The parent's hash words are kept for `snapshot`; 0, 0 and `hasParent` false at the start of a prompt.
+   * The parent's hash words are its lineage; 0, 0 at the start of a prompt.
    */
   register(block: number, lo: number, hi: number, parentLo: number, parentHi: number): boolean {
     if (this.#isRegistered[block] === 1 || this.#byHash.has(lo, hi)) return false;
@@ -114,6 +116,32 @@ export class BlockPool {
     this.#parents[block * 2 + 1] = parentHi;
     this.#byHash.set(lo, hi, block);
     return true;
+  }
+
+  /**
+   * Takes a block out of the prefix cache, for example because its bytes turned out to be wrong. Its owners keep it.
+   * False when it was not registered.
+   */
+  invalidate(block: number): boolean {
+    if (this.#isRegistered[block] === 0) return false;
+    this.#forget(block);
+    if (this.#refs[block] === 0) {
+      this.#unlink(block);
+      this.#pushHead(block);
+    }
+    return true;
+  }
+
+  isRegistered(block: number): boolean {
+    return this.#isRegistered[block] === 1;
+  }
+
+  /** Of a registered block: its hash words, then its parent's (0, 0 = no parent). */
+  lineage(block: number, out: Int32Array): void {
+    out[0] = this.#hashes[2 * block];
+    out[1] = this.#hashes[2 * block + 1];
+    out[2] = this.#parents[2 * block];
+    out[3] = this.#parents[2 * block + 1];
   }
 
   /** The block registered under a hash, -1 without one. */
@@ -127,14 +155,6 @@ export class BlockPool {
     let i = 0;
     while (i < blocks && this.#byHash.get(hashes[2 * i], hashes[2 * i + 1]) !== NONE) i++;
     return i;
-  }
-
-  /** Visits every registered block with its hash and its parent's hash. */
-  forEachRegistered(visit: (lo: number, hi: number, parentLo: number, parentHi: number) => void): void {
-    for (let block = 0; block < this.totalBlocks; block++) {
-      if (this.#isRegistered[block] === 0) continue;
-      visit(this.#hashes[2 * block], this.#hashes[2 * block + 1], this.#parents[2 * block], this.#parents[2 * block + 1]);
-    }
   }
 
   /** Forgets the hashes of all inactive blocks (cache reset). Blocks in use keep theirs. Returns how many were forgotten. */
@@ -183,4 +203,8 @@ export class BlockPool {
     else this.#previous[after] = before;
     this.#unreferenced--;
   }
+}
+
+function unbalanced(block: number): never {
+  throw new ArmatureError('ENGINE_BLOCKS_UNBALANCED', `block ${block} was released more often than acquired`, { hint: 'this is a bug of the engine; please report it' });
 }

@@ -60,26 +60,28 @@ type Class = 'request' | 'context' | 'overload' | 'unavailable' | 'timeout';
 /** Codes other packages give to failures, and what they mean over HTTP. Anything not listed and not matched by a rule below is a 500. */
 const CLASS_BY_CODE: Readonly<Record<string, Class>> = {
   ENGINE_PROMPT_TOO_LONG: 'context',
+  ENGINE_PROMPT_EMPTY: 'request',
+  ENGINE_CHOICES_INVALID: 'request',
+  ENGINE_LOGPROBS_INVALID: 'request',
+  ENGINE_MAX_TOKENS_INVALID: 'request',
   ENGINE_REQUEST_UNSUPPORTED: 'request',
-  ENGINE_REQUEST_INVALID: 'request',
+  SERVING_WORKER_UNKNOWN: 'request',
   ENGINE_OVERLOADED: 'overload',
   ENGINE_QUEUE_FULL: 'overload',
   SERVING_OVERLOADED: 'overload',
-  SERVING_QUEUE_FULL: 'overload',
   SERVING_NO_WORKER: 'unavailable',
   SERVING_NO_PREFILL_WORKER: 'unavailable',
-  SERVING_WORKER_UNKNOWN: 'request',
   SERVING_WORKER_LOST: 'unavailable',
-  SERVING_DRAINING: 'unavailable',
   SERVING_DEADLINE_EXCEEDED: 'timeout',
+  PLANE_DEADLINE_EXCEEDED: 'timeout',
 };
 
+/** For codes not listed, of plug-ins this package does not know. Broken files and layouts are the operator's, not the client's. */
 const RULES: readonly (readonly [RegExp, Class])[] = [
-  [/^PREPROCESSOR_/, 'request'],
-  [/_(DEADLINE|DEADLINE_EXCEEDED|DEADLINE_PASSED|TIMEOUT|TIMED_OUT)$/, 'timeout'],
-  [/_(OVERLOADED|QUEUE_FULL|SATURATED)$/, 'overload'],
-  [/_(UNSUPPORTED|PROMPT_TOO_LONG)$/, 'request'],
-  [/_(NO_WORKER|NO_WORKERS|WORKER_LOST|DRAINING|UNAVAILABLE|CLOSED|DISCONNECTED)$/, 'unavailable'],
+  [/^PREPROCESSOR_(?!FILE_|TOKENIZER_|TEMPLATE_INVALID)/, 'request'],
+  [/_DEADLINE_EXCEEDED$/, 'timeout'],
+  [/_(OVERLOADED|QUEUE_FULL)$/, 'overload'],
+  [/_(NO_WORKER|WORKER_LOST|DRAINING|UNREACHABLE|DISCONNECTED)$/, 'unavailable'],
 ];
 
 function classOf(error: ErrorData): Class | undefined {
@@ -97,7 +99,7 @@ export function problemFromError(error: ErrorData, overloadStatus: number): ApiP
   const told = error.hint === undefined ? error.message : `${error.message} (${error.hint})`;
   switch (classOf(error)) {
     case 'context':
-      return { ...problem(400, 'invalid_request_error', 'context_length_exceeded', told), param: null };
+      return problem(400, 'invalid_request_error', 'context_length_exceeded', told);
     case 'request':
       return problem(400, 'invalid_request_error', error.code, told);
     case 'overload':

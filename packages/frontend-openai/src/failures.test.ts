@@ -22,7 +22,11 @@ test('codes of other packages become statuses, and internals stay inside', async
     [{ code: 'ENGINE_PROMPT_TOO_LONG', message: '9 of 8 tokens' }, 400, 'context_length_exceeded', undefined],
     [{ code: 'PREPROCESSOR_TEMPLATE_FAILED', message: 'roles must alternate' }, 400, 'PREPROCESSOR_TEMPLATE_FAILED', undefined],
     [{ code: 'SERVING_DEADLINE_EXCEEDED', message: 'secret' }, 504, 'SERVING_DEADLINE_EXCEEDED', false],
-    [{ code: 'TRANSFER_TIMEOUT', message: 'secret' }, 504, 'TRANSFER_TIMEOUT', false],
+    [{ code: 'ACME_DEADLINE_EXCEEDED', message: 'secret' }, 504, 'ACME_DEADLINE_EXCEEDED', false],
+    [{ code: 'ENGINE_STEP_TIMEOUT', message: 'secret', retryable: true }, 503, 'ENGINE_STEP_TIMEOUT', true],
+    [{ code: 'PREPROCESSOR_FILE_MISSING', message: 'secret' }, 500, 'internal_error', false],
+    [{ code: 'SERVING_KV_UNSUPPORTED', message: 'secret' }, 500, 'internal_error', false],
+    [{ code: 'SERVING_WORKER_UNKNOWN', message: 'worker "w" is not live' }, 400, 'SERVING_WORKER_UNKNOWN', undefined],
     [{ code: 'SOMETHING_NEW', message: 'secret', retryable: true }, 503, 'SOMETHING_NEW', true],
     [{ code: 'ENGINE_STEP_FAILED', message: 'secret at /home/me/engine.ts:5', hint: 'secret' }, 500, 'internal_error', false],
   ];

@@ -29,7 +29,7 @@ class PeerLinks {
 
   constructor(peer: TransferPeer, streams: number) {
     this.peer = peer;
-    this.links = new Array<ClientLink | undefined>(streams).fill(undefined);
+    this.links = Array.from({ length: streams }, () => undefined);
   }
 }
 
@@ -50,7 +50,7 @@ export class TcpEndpoint implements TransportEndpoint {
   readonly #peers = new Map<string, PeerLinks>();
   readonly #transfers = new Map<number, Transfer>();
   readonly #links = new Set<ClientLink>();
-  readonly #inbound = new Set<net.Socket>();
+  readonly #inbound = new Map<net.Socket, ServerLink>();
   #nextToken = 1;
   #closing: Promise<void> | undefined = undefined;
   /** Connections closed because of what the other end sent, by code. For tests and logs. */
@@ -138,7 +138,7 @@ export class TcpEndpoint implements TransportEndpoint {
     const closed = new Promise<void>((resolve) => this.#options.server.close(() => resolve()));
     const links = [...this.#links].map((link) => link.closed);
     for (const link of this.#links) link.destroy();
-    for (const socket of this.#inbound) socket.destroy();
+    for (const socket of this.#inbound.keys()) socket.destroy();
     this.#peers.clear();
     await Promise.all([closed, ...links]);
   }
@@ -173,12 +173,12 @@ export class TcpEndpoint implements TransportEndpoint {
       socket.destroy();
       return;
     }
-    this.#inbound.add(socket);
-    socket.on('close', () => this.#inbound.delete(socket));
-    new ServerLink(this.#options.host, socket, this.#options.settings, (error) => {
+    const link = new ServerLink(this.#options.host, socket, this.#options.settings, (error) => {
       this.refused.set(error.code, (this.refused.get(error.code) ?? 0) + 1);
       this.#options.settings.log.warn('transfer connection refused', { code: error.code, reason: error.message });
     });
+    this.#inbound.set(socket, link);
+    socket.on('close', () => this.#inbound.delete(socket));
   }
 }
 

@@ -72,10 +72,14 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     }
   }
 
+  /** The edge first: no new requests, running streams end; then the workers, which by now have nothing to do. */
   async drain(deadlineMs: number): Promise<void> {
-    this.#context.health.set('deployment', 'draining');
+    const { clock, health } = this.#context;
+    const untilMs = clock.nowMs() + deadlineMs;
+    health.set('deployment', 'draining');
+    if (this.#config.frontend !== undefined) await this.#context.instance(this.#config.frontend).drain?.(deadlineMs);
     for (const model of this.#models.values()) {
-      await Promise.all(model.workers.map((worker) => worker.host.close(deadlineMs)));
+      await Promise.all(model.workers.map((worker) => worker.host.close(Math.max(0, untilMs - clock.nowMs()))));
     }
   }
 

@@ -117,12 +117,18 @@ export function isTokens(message: PlaneMessage): boolean {
     if (!FIELDS.has(key)) return false;
     fields++;
   }
-  if (fields !== FIELDS.size) return false;
-  const { count, tokenIds, finish, choices, logprobs, topCount, topTokenIds, topLogprobs } = message as unknown as TokensMessage;
+  return fields === FIELDS.size && hasTokenColumns(message as unknown as TokensMessage);
+}
+
+function hasTokenColumns(message: TokensMessage): boolean {
+  const { count, tokenIds, finish, choices, logprobs, topCount } = message;
   if (!(tokenIds instanceof Int32Array) || tokenIds.length !== count || !(finish instanceof Uint8Array) || finish.length !== count) return false;
   if (choices !== undefined && (!(choices instanceof Uint8Array) || choices.length !== count)) return false;
   if (logprobs !== undefined && (!(logprobs instanceof Float32Array) || logprobs.length !== count)) return false;
-  if (!Number.isInteger(topCount) || topCount < 0 || topCount > 255) return false;
+  return Number.isInteger(topCount) && topCount >= 0 && topCount <= 255 && hasAlternatives(message);
+}
+
+function hasAlternatives({ count, topCount, topTokenIds, topLogprobs }: TokensMessage): boolean {
   if (topTokenIds === undefined || topLogprobs === undefined) return topTokenIds === topLogprobs;
   return topTokenIds instanceof Int32Array && topLogprobs instanceof Float32Array && topTokenIds.length === count * topCount && topLogprobs.length === count * topCount;
 }
