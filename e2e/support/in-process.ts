@@ -98,7 +98,7 @@ export function run(model: ModelHandle, inference: InferenceRequest): Promise<Ou
 
 export function emptyOutput(choices: number): Output {
   const lists = <T>(): T[][] => Array.from({ length: choices }, () => []);
-  return { tokens: lists(), logprobs: lists(), finish: new Array<number>(choices).fill(FinishCode.None), end: undefined, ends: 0 };
+  return { tokens: lists(), logprobs: lists(), finish: Array.from({ length: choices }, () => FinishCode.None as number), end: undefined, ends: 0 };
 }
 
 export function collect(output: Output, done: () => void): Parameters<ModelHandle['execute']>[1] {

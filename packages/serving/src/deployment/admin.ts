@@ -23,10 +23,10 @@ export function mountRoutes(context: DeploymentContext, sources: AdminSources): 
   admin.get('/decisions/:requestId', 'The routing decisions of one request.', ({ params }) => sources.records.get(params['requestId'] ?? '')?.decisions);
   admin.get('/workers', 'Live workers with the load this process has given them.', () =>
     sources.models().flatMap((model) =>
-      model.router.table.records().map(({ agentMetadata: _agentMetadata, ...worker }) => ({
-        ...worker,
-        load: model.router.table.load(model.router.table.slotOf(worker.instanceId) ?? 0),
-      })),
+      model.router.table.records().map((worker) => {
+        const { agentMetadata: _bytes, ...facts } = worker;
+        return Object.assign(facts, { load: model.router.table.load(model.router.table.slotOf(worker.instanceId) ?? 0) });
+      }),
     ),
   );
   admin.get('/engines', 'Engines of this process: queues, blocks, leases, reservations.', () =>

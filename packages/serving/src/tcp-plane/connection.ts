@@ -326,6 +326,8 @@ export class Connection implements StreamLink {
     try {
       stream.attach(this.#owner.accept(name, { method, message: message as PlaneMessage, deadlineMs, ...(typeof traceparent === 'string' ? { traceparent } : {}) }, stream));
     } catch (error) {
+      // A refusal is an ArmatureError; anything else is a bug of the handler and needs its stack.
+      if (!ArmatureError.is(error)) this.log.error('stream handler threw', { endpoint: name, method, error: error instanceof Error ? error.stack : String(error) });
       stream.abort(ArmatureError.from(error, 'PLANE_HANDLER_FAILED').toData());
     }
   }

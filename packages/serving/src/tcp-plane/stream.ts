@@ -93,6 +93,7 @@ export class TcpStream implements PlaneStream {
     try {
       this.#sink?.message(message);
     } catch (error) {
+      this.#link.log.error('stream callback threw', { method: this.method, error: error instanceof Error ? error.stack : String(error) });
       this.abort(ArmatureError.from(error, 'PLANE_HANDLER_FAILED').toData());
     }
   }
