@@ -1,21 +1,29 @@
-import type { JsonSchema } from '@armature/contracts';
+import type { ConfigReport, EngineAbilities, JsonSchema } from '@armature/contracts';
+
+/** a·x² + b·x + c */
+export type Polynomial = readonly [number, number, number];
 
 export interface MockConfig {
   readonly vocabSize: number;
   readonly maxModelTokens: number;
   readonly eosTokenIds: readonly number[];
   readonly eosProbability: number;
+  readonly answerTokenIds: readonly number[];
   readonly totalBlocks: number;
   readonly maxSequences: number;
   readonly maxBatchedTokens: number;
   readonly maxWaiting: number;
   readonly speedup: number;
   readonly decodeSpeedup: number;
-  readonly prefillCoefficients: readonly [number, number, number];
-  readonly decodeCoefficients: readonly [number, number, number];
+  readonly prefillCoefficients: Polynomial;
+  readonly decodeCoefficients: Polynomial;
+  readonly kvCheck: 'blocks' | 'tokens';
+  readonly firstToken: EngineAbilities['firstToken'];
+  readonly startupMs: number;
+  readonly stepTimeoutMs: number;
 }
 
-const polynomial = (description: string, values: readonly number[]): JsonSchema => ({
+const polynomial = (description: string, values: Polynomial): JsonSchema => ({
   type: 'array',
   items: { type: 'number' },
   minItems: 3,
@@ -24,22 +32,49 @@ const polynomial = (description: string, values: readonly number[]): JsonSchema 
   description,
 });
 
-/** Defaults of Dynamo 1.6.1's mocker. */
-export const mockSchema: JsonSchema = {
-  type: 'object',
-  additionalProperties: false,
-  properties: {
-    vocabSize: { type: 'integer', minimum: 2, default: 32_000, description: 'Token ids are below this.' },
-    maxModelTokens: { type: 'integer', minimum: 2, default: 131_072, description: 'Context length in tokens.' },
-    eosTokenIds: { type: 'array', items: { type: 'integer' }, default: [], description: 'Tokens that end an answer; never drawn unless `eosProbability` is set.' },
-    eosProbability: { type: 'number', minimum: 0, maximum: 1, default: 0, description: 'Share of tokens that are the first end-of-sequence token.' },
-    totalBlocks: { type: 'integer', minimum: 1, default: 16_384, description: 'KV blocks.' },
-    maxSequences: { type: 'integer', minimum: 1, default: 256, description: 'Sequences in one pass.' },
-    maxBatchedTokens: { type: 'integer', minimum: 1, default: 8192, description: 'Tokens in one pass.' },
-    maxWaiting: { type: 'integer', minimum: 0, default: 100_000, description: 'Requests that may wait; more are refused.' },
-    speedup: { type: 'number', minimum: 0, default: 1, description: 'Divides the time of a pass; 0 = each pass takes one turn of the event loop.' },
-    decodeSpeedup: { type: 'number', exclusiveMinimum: 0, default: 1, description: 'Divides the decode part further (speculative decoding).' },
-    prefillCoefficients: polynomial('Milliseconds of t new prompt tokens in a pass: a·t² + b·t + c, as [a, b, c].', [4.209989e-7, 1.518344e-2, 16.50142]),
-    decodeCoefficients: polynomial('Milliseconds of a decode pass at KV utilisation u: a·u² + b·u + c, as [a, b, c]; at least 1 ms.', [-25.74, 54.01, 5.74]),
+/** Sizes and times default to those of Dynamo 1.6.1's mocker. */
+const properties = {
+  vocabSize: { type: 'integer', minimum: 2, default: 32_000, description: 'Token ids are below this.' },
+  maxModelTokens: { type: 'integer', minimum: 2, default: 131_072, description: 'Context length in tokens.' },
+  eosTokenIds: { type: 'array', items: { type: 'integer', minimum: 0 }, default: [], description: 'Tokens that end an answer; never drawn unless `eosProbability` or `answerTokenIds` is set.' },
+  eosProbability: { type: 'number', minimum: 0, maximum: 1, default: 0, description: 'Share of tokens that are the first end-of-sequence token.' },
+  answerTokenIds: {
+    type: 'array',
+    items: { type: 'integer', minimum: 0 },
+    default: [],
+    description: 'Every answer: these tokens, then end of sequence, or the same again without one. Empty: tokens are drawn.',
   },
-};
+  totalBlocks: { type: 'integer', minimum: 1, default: 16_384, description: 'KV blocks.' },
+  maxSequences: { type: 'integer', minimum: 1, default: 256, description: 'Sequences in one pass.' },
+  maxBatchedTokens: { type: 'integer', minimum: 1, default: 8192, description: 'Tokens in one pass; longer prompts are computed in chunks.' },
+  maxWaiting: { type: 'integer', minimum: 0, default: 100_000, description: 'Requests that may wait; more are refused with ENGINE_OVERLOADED.' },
+  speedup: { type: 'number', minimum: 0, default: 1, description: 'Divides the time of a pass; 0 = each pass takes one turn of the event loop.' },
+  decodeSpeedup: { type: 'number', exclusiveMinimum: 0, default: 1, description: 'Divides the decode part further (speculative decoding).' },
+  prefillCoefficients: polynomial('Milliseconds of t new prompt tokens in a pass: a·t² + b·t + c, as [a, b, c].', [4.209989e-7, 1.518344e-2, 16.50142]),
+  decodeCoefficients: polynomial('Milliseconds of a decode pass at KV utilisation u: a·u² + b·u + c, as [a, b, c]; at least 1 ms.', [-25.74, 54.01, 5.74]),
+  kvCheck: {
+    enum: ['blocks', 'tokens'],
+    default: 'blocks',
+    description: 'What is checked of a running sequence in each pass: the end of every block, or every token. At admission every token is checked.',
+  },
+  firstToken: { enum: ['prefill', 'decode'], default: 'prefill', description: 'Which worker samples the first token of a disaggregated request.' },
+  startupMs: { type: 'number', minimum: 0, default: 0, description: 'Milliseconds that loading the model takes.' },
+  stepTimeoutMs: { type: 'number', exclusiveMinimum: 0, default: 600_000, description: 'Milliseconds after which a pass counts as stuck and the engine fails.' },
+} as const;
+
+export const mockSchema: JsonSchema & { readonly properties: typeof properties } = { type: 'object', additionalProperties: false, properties };
+
+/** The configuration that an empty `config:` gives. */
+export const mockDefaults: MockConfig = Object.fromEntries(Object.entries(properties).map(([field, schema]) => [field, schema.default])) as unknown as MockConfig;
+
+/** Token ids must be in the vocabulary. */
+export function checkMockConfig(config: MockConfig, report: ConfigReport): void {
+  for (const field of ['eosTokenIds', 'answerTokenIds'] as const) {
+    config[field].forEach((token, i) => {
+      if (token >= config.vocabSize) report({ path: [field, i], message: `token ${token} is not below vocabSize ${config.vocabSize}`, hint: 'raise vocabSize, or name another token' });
+    });
+  }
+  if (config.eosProbability > 0 && config.eosTokenIds.length === 0) {
+    report({ path: ['eosProbability'], message: 'there is no end-of-sequence token to draw', hint: 'set eosTokenIds' });
+  }
+}

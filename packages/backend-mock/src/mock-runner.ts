@@ -2,9 +2,12 @@ import type { Clock, Counter, ErrorData, KvArena, Logger, Timer } from '@armatur
 import { uniformDraw } from '@armature/engine-core';
 import type { ModelRunner, ModelRunnerInfo, SamplingSetup, StepBatch, StepResult } from '@armature/engine-core';
 import type { MockConfig } from './config.ts';
+import { MockKv, mix } from './mock-kv.ts';
+import { passMs } from './pass-time.ts';
 
 const MAX_TOP = 20;
-const START = 0x5bd1e995;
+/** Each alternative is this much less likely than the one before: all together stay below 1. */
+const FALL = 0.45;
 
 export interface MockRunnerOptions {
   readonly config: MockConfig;
@@ -15,179 +18,142 @@ export interface MockRunnerOptions {
   readonly corruptions: Counter;
 }
 
+type StepDone = Parameters<ModelRunner['step']>[1];
+
 /**
- * A model whose "KV" of a token is a 32-bit value mixed from the value before it and the token. The next token is drawn from the last
- * value, so a lost, stale, foreign or torn block changes the output; and when a sequence is admitted with KV in place every value
- * is checked against its tokens. Time comes from polynomials on the injected clock.
+ * A made-up model. The next token follows from all tokens before it (read from the KV), the seed, the choice and the output index; a
+ * sequence whose KV is not what its tokens lead to fails. Time comes from a formula, on the injected clock.
  */
 export class MockRunner implements ModelRunner {
   readonly info: ModelRunnerInfo;
   readonly #options: MockRunnerOptions;
-  readonly #kv: Int32Array;
-  readonly #sequences: (SamplingSetup | undefined)[];
-  /** Per slot: its context has been checked. */
-  readonly #checked: Uint8Array;
-  readonly #result: StepResult;
+  readonly #kv: MockKv;
+  readonly #setups: (SamplingSetup | undefined)[];
+  readonly #result: StepResult & { rowErrors: Map<number, ErrorData> | undefined };
+  readonly #onPassed: () => void;
+  #batch: StepBatch | undefined;
+  #done: StepDone | undefined;
   #timer: Timer | undefined;
-  #isClosed = false;
+  #isClosed: boolean;
 
   constructor(options: MockRunnerOptions) {
     const { config, blockSize } = options;
+    const { maxSequences, totalBlocks, vocabSize, maxModelTokens, eosTokenIds } = config;
+    this.info = { modelFingerprint: `mock-${vocabSize}`, vocabSize, maxModelTokens, eosTokenIds, blockSize, totalBlocks };
     this.#options = options;
-    this.info = {
-      modelFingerprint: `mock-${config.vocabSize}`,
-      vocabSize: config.vocabSize,
-      maxModelTokens: config.maxModelTokens,
-      eosTokenIds: config.eosTokenIds,
-      blockSize,
-      totalBlocks: config.totalBlocks,
-    };
-    this.#kv = new Int32Array(new SharedArrayBuffer(config.totalBlocks * blockSize * 4));
-    this.#sequences = Array.from({ length: config.maxSequences }, () => undefined);
-    this.#checked = new Uint8Array(config.maxSequences);
+    this.#kv = new MockKv(totalBlocks, blockSize, maxSequences);
+    this.#setups = Array.from({ length: maxSequences }, () => undefined);
     this.#result = {
-      tokenIds: new Int32Array(config.maxSequences),
-      logprobs: new Float32Array(config.maxSequences),
-      topTokenIds: new Int32Array(config.maxSequences * MAX_TOP),
-      topLogprobs: new Float32Array(config.maxSequences * MAX_TOP),
+      tokenIds: new Int32Array(maxSequences),
+      logprobs: new Float32Array(maxSequences),
+      topTokenIds: new Int32Array(maxSequences * MAX_TOP),
+      topLogprobs: new Float32Array(maxSequences * MAX_TOP),
       maxTopLogprobs: MAX_TOP,
+      rowErrors: undefined,
     };
+    this.#onPassed = () => this.#passed();
+    this.#batch = undefined;
+    this.#done = undefined;
+    this.#timer = undefined;
+    this.#isClosed = false;
   }
 
   async start(): Promise<void> {
-    return undefined;
+    const { clock, config } = this.#options;
+    if (config.startupMs > 0) await clock.sleep(config.startupMs);
   }
 
   openSequence(setup: SamplingSetup): void {
-    this.#sequences[setup.slot] = setup;
-    this.#checked[setup.slot] = 0;
+    this.#setups[setup.slot] = setup;
+    this.#kv.open(setup);
   }
 
   closeSequence(slot: number): void {
-    this.#sequences[slot] = undefined;
+    this.#setups[slot] = undefined;
+    this.#kv.close(slot);
   }
 
   arena(): KvArena {
-    const bytes = this.info.blockSize * 4;
-    return {
-      segments: [{ buffer: this.#kv.buffer as SharedArrayBuffer, byteOffset: 0, lengthBytes: this.#kv.byteLength }],
-      blockStrideBytes: bytes,
-      pieces: 1,
-      pieceBytes: bytes,
-      pieceStrideBytes: bytes,
-      layoutFingerprint: `mock-${this.info.vocabSize}-${this.info.blockSize}`,
-    };
+    return this.#kv.arena(`mock-${this.info.vocabSize}-${this.info.blockSize}`);
   }
 
-  step(batch: StepBatch, done: (result: StepResult | undefined, error: ErrorData | undefined) => void): void {
-    const { clock } = this.#options;
-    const finish = (): void => {
-      this.#timer = undefined;
-      if (this.#isClosed) return;
-      this.#compute(batch);
-      done(this.#result, undefined);
-    };
-    const durationMs = this.#durationMs(batch);
-    if (durationMs === 0) clock.defer(finish);
-    else this.#timer = clock.setTimer(durationMs, finish);
+  step(batch: StepBatch, done: StepDone): void {
+    const { clock, config, blockSize } = this.#options;
+    this.#batch = batch;
+    this.#done = done;
+    const durationMs = passMs(batch, config, blockSize);
+    if (durationMs === 0) clock.defer(this.#onPassed);
+    else this.#timer = clock.setTimer(durationMs, this.#onPassed);
   }
 
   async close(): Promise<void> {
     this.#isClosed = true;
     if (this.#timer !== undefined) this.#options.clock.clearTimer(this.#timer);
+    this.#timer = undefined;
   }
 
-  #durationMs(batch: StepBatch): number {
-    const { config, blockSize } = this.#options;
-    if (config.speedup === 0) return 0;
-    let prefillTokens = 0;
-    let decodes = 0;
-    let contextTokens = 0;
-    for (let i = 0; i < batch.sequenceCount; i++) {
-      if ((batch.queryLengths[i] as number) > 1 || batch.samples[i] === 0) prefillTokens += batch.queryLengths[i] as number;
-      else decodes++;
-      contextTokens += batch.contextLengths[i] as number;
-    }
-    const used = Math.min(1, contextTokens / blockSize / config.totalBlocks);
-    const [a, b, c] = config.prefillCoefficients;
-    const [d, e, f] = config.decodeCoefficients;
-    const prefillMs = prefillTokens === 0 ? 0 : a * prefillTokens * prefillTokens + b * prefillTokens + c;
-    const decodeMs = decodes === 0 ? 0 : Math.max(1, d * used * used + e * used + f) / config.decodeSpeedup;
-    return (prefillMs + decodeMs) / config.speedup;
-  }
-
-  #compute(batch: StepBatch): void {
-    let at = 0;
+  #passed(): void {
+    const batch = this.#batch;
+    const done = this.#done;
+    this.#timer = undefined;
+    this.#batch = undefined;
+    this.#done = undefined;
+    if (this.#isClosed || batch === undefined || done === undefined) return;
+    this.#result.rowErrors = undefined;
+    let from = 0;
     for (let row = 0; row < batch.sequenceCount; row++) {
-      const tokens = batch.queryLengths[row] as number;
-      const context = batch.contextLengths[row] as number;
-      const table = row * batch.maxBlocksPerSequence;
-      this.#check(batch, row, table, context);
-      let value = context === 0 ? START : this.#read(batch, table, context - 1);
-      for (let k = 0; k < tokens; k++) {
-        value = mix(value, batch.tokenIds[at++] as number);
-        this.#write(batch, table, context + k, value);
+      const count = batch.queryLengths[row];
+      if (this.#isIntact(batch, row)) {
+        const value = this.#kv.compute(batch, row, from, count);
+        if (batch.samples[row] === 1) this.#sample(batch, row, value);
       }
-      if (batch.samples[row] === 1) this.#sample(batch, row, value);
+      from += count;
     }
+    done(this.#result, undefined);
   }
 
-  /** Once per admission: every value that was there already must follow from the sequence's tokens. */
-  #check(batch: StepBatch, row: number, table: number, context: number): void {
-    const slot = batch.slots[row] as number;
-    const setup = this.#sequences[slot];
-    if (setup === undefined || this.#checked[slot] === 1) return;
-    this.#checked[slot] = 1;
-    let value = START;
-    for (let p = 0; p < context; p++) {
-      const { promptTokenIds: prompt, outputTokenIds: output } = setup;
-      value = mix(value, (p < prompt.length ? prompt[p] : output[p - prompt.length]) as number);
-      if (this.#read(batch, table, p) === value) continue;
-      const { blockSize, corruptions, log } = this.#options;
-      corruptions.inc();
-      log.error('KV block does not hold what this sequence computed', { code: 'ENGINE_KV_CORRUPT', position: p, block: batch.blockTable[table + Math.floor(p / blockSize)] });
-      return;
-    }
-  }
-
-  #read(batch: StepBatch, table: number, position: number): number {
-    const { blockSize } = this.#options;
-    return this.#kv[(batch.blockTable[table + Math.floor(position / blockSize)] as number) * blockSize + (position % blockSize)] as number;
-  }
-
-  #write(batch: StepBatch, table: number, position: number, value: number): void {
-    const { blockSize } = this.#options;
-    this.#kv[(batch.blockTable[table + Math.floor(position / blockSize)] as number) * blockSize + (position % blockSize)] = value;
+  /** Reads the sequence's KV as a real model would, and notices what a real one cannot. */
+  #isIntact(batch: StepBatch, row: number): boolean {
+    const { config, corruptions, log } = this.#options;
+    const corruption = this.#kv.check(batch, row, config.kvCheck === 'tokens');
+    if (corruption === undefined) return true;
+    const message = `KV block ${corruption.block} does not hold what this sequence computed up to token ${corruption.position}`;
+    corruptions.inc();
+    log.error(message, { code: 'ENGINE_KV_CORRUPT', ...corruption });
+    this.#result.rowErrors ??= new Map();
+    this.#result.rowErrors.set(row, { code: 'ENGINE_KV_CORRUPT', message, hint: 'a transfer or an eviction wrote into a block in use', retryable: true });
+    return false;
   }
 
   #sample(batch: StepBatch, row: number, value: number): void {
-    const { config } = this.#options;
-    const setup = this.#sequences[batch.slots[row] as number];
-    const index = batch.outputIndexes[row] as number;
+    const setup = this.#setups[batch.slots[row]];
+    const index = batch.outputIndexes[row];
+    const { vocabSize } = this.#options.config;
     const draw = setup !== undefined && setup.temperature > 0 ? uniformDraw(setup.seedLo, setup.seedHi, setup.choice, index) : 0;
-    const token = this.#token(mix(value, Math.floor(draw * 0x7fffffff)), setup !== undefined && index >= setup.minTokens);
-    const top = setup?.topLogprobs ?? -1;
-    this.#result.tokenIds[row] = token;
-    this.#result.logprobs[row] = -0.25 - (value >>> 24) / 256;
+    const token = this.#token(mix(value, Math.floor(draw * 0x7fffffff)), index, setup);
+    const result = this.#result;
+    const probability = 0.3 + 0.25 * ((value >>> 8) / 0x1000000);
+    const alternatives = Math.min(setup?.topLogprobs ?? 0, vocabSize, MAX_TOP);
+    result.tokenIds[row] = token;
+    result.logprobs[row] = Math.log(probability);
     for (let k = 0; k < MAX_TOP; k++) {
-      this.#result.topTokenIds[row * MAX_TOP + k] = k >= top ? -1 : k === 0 ? token : (token + k) % config.vocabSize;
-      this.#result.topLogprobs[row * MAX_TOP + k] = (this.#result.logprobs[row] as number) - k;
+      result.topTokenIds[row * MAX_TOP + k] = k < alternatives ? (token + k) % vocabSize : -1;
+      result.topLogprobs[row * MAX_TOP + k] = Math.log(probability) + k * Math.log(FALL);
     }
   }
 
-  #token(value: number, mayEnd: boolean): number {
-    const { vocabSize, eosTokenIds, eosProbability } = this.#options.config;
-    const eos = eosTokenIds[0];
-    const bits = value >>> 0;
-    if (eos !== undefined && mayEnd && (bits % 65_536) / 65_536 < eosProbability) return eos;
-    let token = Math.floor((mix(value, 1) >>> 0) % vocabSize);
-    while (eosTokenIds.includes(token)) token = (token + 1) % vocabSize;
+  #token(value: number, index: number, setup: SamplingSetup | undefined): number {
+    const { vocabSize, eosTokenIds, eosProbability, answerTokenIds } = this.#options.config;
+    const eos = eosTokenIds.length > 0 ? eosTokenIds[0] : -1;
+    const mayEnd = setup !== undefined && index >= setup.minTokens;
+    if (answerTokenIds.length > 0) {
+      const period = eos === -1 ? answerTokenIds.length : answerTokenIds.length + 1;
+      const at = index % period;
+      return at < answerTokenIds.length ? answerTokenIds[at] : eos;
+    }
+    if (eos !== -1 && mayEnd && (value & 0xffff) / 0x10000 < eosProbability) return eos;
+    let token = (mix(value, 1) >>> 0) % vocabSize;
+    for (let tries = 0; tries < vocabSize && (eosTokenIds.includes(token) || (!mayEnd && setup?.bannedBeforeMinTokens.includes(token))); tries++) token = (token + 1) % vocabSize;
     return token;
   }
-}
-
-function mix(value: number, token: number): number {
-  let x = Math.imul(value ^ (value >>> 15), 0x2c1b3c6d) ^ Math.imul(token + 1, 0x297a2d39);
-  x = Math.imul(x ^ (x >>> 12), 0x297a2d39);
-  return x ^ (x >>> 15);
 }

@@ -1,30 +1,23 @@
 import { definePlugin, modelFacts } from '@armature/contracts';
+import type { PluginDescriptor } from '@armature/contracts';
 import { EngineCore } from '@armature/engine-core';
-import { mockSchema } from './config.ts';
+import { checkMockConfig, mockSchema } from './config.ts';
 import type { MockConfig } from './config.ts';
 import { MockRunner } from './mock-runner.ts';
 
-const STEP_TIMEOUT_MS = 600_000;
-
-/** A simulated engine: vLLM's scheduling, a made-up model, time from a formula. */
-export const mock = definePlugin<'engine-backend', MockConfig>({
+/** A simulated engine: vLLM's scheduling, a made-up model, time from a formula. `use: mock`. */
+export const mock: PluginDescriptor<'engine-backend', MockConfig> = definePlugin<'engine-backend', MockConfig>({
   kind: 'engine-backend',
   contract: 'v1',
   name: 'mock',
   description: "A simulated engine with vLLM's scheduling, on the injected clock.",
   configSchema: mockSchema,
+  check: checkMockConfig,
   create: (config, context) => {
     const { clock, log } = context;
+    const { maxSequences, maxBatchedTokens, maxWaiting, stepTimeoutMs, firstToken } = config;
     const corruptions = context.metrics.counter({ name: 'armature_mock_kv_corruptions_total', help: 'KV blocks that did not hold what their sequence computed.' }).with();
     const runner = new MockRunner({ config, blockSize: modelFacts(context).blockSize, clock, log, corruptions });
-    return new EngineCore({
-      runner,
-      clock,
-      log,
-      maxSequences: config.maxSequences,
-      maxBatchedTokens: config.maxBatchedTokens,
-      maxWaiting: config.maxWaiting,
-      stepTimeoutMs: STEP_TIMEOUT_MS,
-    });
+    return new EngineCore({ runner, clock, log, maxSequences, maxBatchedTokens, maxWaiting, stepTimeoutMs, firstToken });
   },
 });

@@ -1,9 +1,9 @@
-import type { EngineInfo, EngineRequest, ErrorData } from '@armature/contracts';
+import type { EngineAbilities, EngineInfo, EngineRequest, ErrorData } from '@armature/contracts';
 
 /** Why an engine cannot take a request, or undefined. */
-export function checkRequest(request: EngineRequest, info: EngineInfo, maxTopLogprobs: number): ErrorData | undefined {
-  const { tokenIds, choices, stop, sampling } = request;
-  if (tokenIds.length === 0 || request.promptTokens < 1 || request.promptTokens > tokenIds.length) {
+export function checkRequest(request: EngineRequest, info: EngineInfo, abilities: EngineAbilities): ErrorData | undefined {
+  const { tokenIds, choices, stop, sampling, firstTokens, promptTokens } = request;
+  if (tokenIds.length === 0 || promptTokens < 1 || promptTokens > tokenIds.length) {
     return { code: 'ENGINE_PROMPT_EMPTY', message: `a request needs prompt tokens; it has ${tokenIds.length}` };
   }
   if (tokenIds.length >= info.maxModelTokens) {
@@ -13,18 +13,35 @@ export function checkRequest(request: EngineRequest, info: EngineInfo, maxTopLog
       hint: 'shorten the prompt, or give the engine more KV blocks',
     };
   }
-  for (let i = 0; i < tokenIds.length; i++) {
-    const token = tokenIds[i] as number;
-    if (token < 0 || token >= info.vocabSize) {
-      return { code: 'ENGINE_TOKEN_OUT_OF_RANGE', message: `token ${i} of the prompt is ${token}; the vocabulary has ${info.vocabSize}`, hint: 'tokenizer and model do not belong together' };
-    }
+  const roles = abilities.roles.includes('both') ? ROLES_OF_BOTH : abilities.roles;
+  if (request.leg !== 'full' && !roles.includes(request.leg)) {
+    return { code: 'ENGINE_LEG_UNSUPPORTED', message: `this engine has no ${request.leg} leg; it can be ${abilities.roles.join(', ')}` };
   }
-  if (!Number.isInteger(choices) || choices < 1 || choices > info.maxSequences) {
-    return { code: 'ENGINE_CHOICES_INVALID', message: `${choices} choices asked for; 1 to ${info.maxSequences} are possible` };
+  if (!Number.isInteger(choices) || choices < 1 || choices > Math.min(MAX_CHOICES, info.maxSequences)) {
+    return { code: 'ENGINE_CHOICES_INVALID', message: `${choices} choices asked for; 1 to ${Math.min(MAX_CHOICES, info.maxSequences)} are possible` };
+  }
+  if (firstTokens !== undefined && firstTokens.length !== choices) {
+    return { code: 'ENGINE_CHOICES_INVALID', message: `${firstTokens.length} first tokens came for ${choices} choices` };
+  }
+  if (request.kvSource?.type === 'opaque') {
+    return { code: 'ENGINE_KV_SOURCE_UNSUPPORTED', message: 'the KV source is in the words of another engine', hint: 'prefill and decode workers must run the same engine' };
   }
   if (stop.maxTokens < 1) return { code: 'ENGINE_MAX_TOKENS_INVALID', message: `maxTokens is ${stop.maxTokens}; at least 1` };
-  if (sampling.topLogprobs > maxTopLogprobs) {
-    return { code: 'ENGINE_LOGPROBS_INVALID', message: `${sampling.topLogprobs} top logprobs asked for; at most ${maxTopLogprobs}` };
+  if (sampling.topLogprobs > abilities.maxTopLogprobs) {
+    return { code: 'ENGINE_LOGPROBS_INVALID', message: `${sampling.topLogprobs} top logprobs asked for; at most ${abilities.maxTopLogprobs}` };
+  }
+  return tokenProblem(tokenIds, info.vocabSize);
+}
+
+const ROLES_OF_BOTH = ['both', 'prefill', 'decode'];
+/** Choice numbers are a byte column. */
+const MAX_CHOICES = 256;
+
+function tokenProblem(tokenIds: Int32Array, vocabSize: number): ErrorData | undefined {
+  for (let i = 0; i < tokenIds.length; i++) {
+    const token = tokenIds[i];
+    if (token >= 0 && token < vocabSize) continue;
+    return { code: 'ENGINE_TOKEN_OUT_OF_RANGE', message: `token ${i} is ${token}; the vocabulary has ${vocabSize}`, hint: 'tokenizer and model do not belong together' };
   }
   return undefined;
 }

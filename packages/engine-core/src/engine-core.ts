@@ -1,30 +1,18 @@
 import { BlockPool, LeaseTable, ReservationTable } from '@armature/blocks';
-import { FinishCode } from '@armature/contracts';
-import type {
-  Clock,
-  EngineAbilities,
-  EngineBackend,
-  EngineHandle,
-  EngineInfo,
-  EngineLoad,
-  EngineRequest,
-  EngineSink,
-  ErrorData,
-  KvEvent,
-  Logger,
-  Timer,
-} from '@armature/contracts';
-import { saltHash } from '@armature/tokens';
+import { ArmatureError, FinishCode } from '@armature/contracts';
+import type { Clock, EngineAbilities, EngineBackend, EngineHandle, EngineInfo, EngineLoad, EngineRequest, EngineSink, ErrorData, KvEvent, Logger } from '@armature/contracts';
 import { checkRequest } from './check-request.ts';
 import { KvEventLog } from './kv-events.ts';
 import { EngineKv } from './kv-face.ts';
 import type { ModelRunner, StepResult } from './model-runner.ts';
+import { PrefixRegistry } from './prefix-registry.ts';
 import { RequestGroup } from './request-group.ts';
+import { finishOf, samplingSetup } from './sampling-setup.ts';
 import { Scheduler } from './scheduler.ts';
-import type { SchedulerLimits } from './scheduler.ts';
 import { Sequence, SequenceState } from './sequence.ts';
 import { SlotTable } from './slot-table.ts';
 import { StepColumns } from './step-columns.ts';
+import { Watchdog } from './watchdog.ts';
 
 export interface EngineCoreOptions {
   readonly runner: ModelRunner;
@@ -37,107 +25,129 @@ export interface EngineCoreOptions {
   /** A pass that takes longer is reported as stuck. */
   readonly stepTimeoutMs: number;
   readonly roles?: EngineAbilities['roles'];
+  /** Default `prefill`. */
+  readonly firstToken?: EngineAbilities['firstToken'];
 }
+
+/** What exists once the runner has said how large it is. */
+interface Parts {
+  readonly pool: BlockPool;
+  readonly leases: LeaseTable;
+  readonly reservations: ReservationTable;
+  readonly registry: PrefixRegistry;
+  readonly scheduler: Scheduler;
+  readonly slots: SlotTable;
+  readonly columns: StepColumns;
+  readonly kv: EngineKv;
+}
+
+interface Sizes {
+  readonly totalBlocks: number;
+  readonly blockSize: number;
+  readonly maxSequences: number;
+  readonly maxBatchedTokens: number;
+  readonly maxModelTokens: number;
+}
+
+const UNSTARTED: Sizes = { totalBlocks: 0, blockSize: 1, maxSequences: 0, maxBatchedTokens: 0, maxModelTokens: 0 };
 
 /** An engine without its model: scheduler, paged blocks with prefix cache, KV events, kv face. The runner executes the passes. */
 export class EngineCore implements EngineBackend {
   readonly abilities: EngineAbilities;
   readonly #options: EngineCoreOptions;
-  readonly #events = new KvEventLog();
-  readonly #batch: Sequence[] = [];
-  /** Groups that got tokens in the current pass. */
-  readonly #touched: RequestGroup[] = [];
+  readonly #events: KvEventLog;
+  readonly #watchdog: Watchdog;
+  /** Sequences of the pass that runs or ran last. */
+  readonly #batch: Sequence[];
+  /** Groups that are to be told something after the pass. */
+  readonly #touched: RequestGroup[];
+  readonly #onKick: () => void;
+  readonly #onStepped: (result: StepResult | undefined, error: ErrorData | undefined) => void;
+  #parts: Parts;
   #info: EngineInfo | undefined;
-  #eos: ReadonlySet<number> = new Set();
-  #pool = new BlockPool(0);
-  #leases: LeaseTable;
-  #reservations: ReservationTable;
-  #scheduler: Scheduler;
-  #slots = new SlotTable(0);
-  #columns = new StepColumns(0, 0, 0);
-  #kv: EngineKv;
-  #isStepping = false;
-  #isKicked = false;
-  #isClosed = false;
-  #isDraining = false;
+  #eos: ReadonlySet<number>;
+  #isStepping: boolean;
+  #isKicked: boolean;
+  #isClosed: boolean;
+  #isDraining: boolean;
   #failure: ErrorData | undefined;
-  #watchdog: Timer | undefined;
   #onIdle: (() => void) | undefined;
-  #arrivals = 0;
+  #arrivals: number;
 
   constructor(options: EngineCoreOptions) {
     this.#options = options;
-    this.abilities = { roles: options.roles ?? ['both', 'prefill', 'decode'], roleChange: 'live', firstToken: 'prefill', legs: 'sequential', kvEvents: true, maxTopLogprobs: 20 };
-    this.#leases = new LeaseTable(this.#pool, options.clock, () => this.#kick());
-    this.#reservations = new ReservationTable(this.#pool);
-    this.#scheduler = this.#buildScheduler({ blockSize: 1, maxSequences: 0, maxBatchedTokens: 0 });
-    this.#kv = this.#buildKv();
+    const firstToken = options.firstToken ?? 'prefill';
+    this.abilities = { roles: options.roles ?? ['both', 'prefill', 'decode'], roleChange: 'live', firstToken, legs: 'sequential', kvEvents: true, maxTopLogprobs: 20 };
+    this.#events = new KvEventLog();
+    this.#watchdog = new Watchdog(options.clock, options.stepTimeoutMs, () => this.#stuck());
+    this.#batch = [];
+    this.#touched = [];
+    this.#onKick = () => {
+      this.#isKicked = false;
+      this.#step();
+    };
+    this.#onStepped = (result, error) => this.#stepped(result, error);
+    this.#parts = this.#build(UNSTARTED);
+    this.#info = undefined;
+    this.#eos = new Set();
+    this.#isStepping = false;
+    this.#isKicked = false;
+    this.#isClosed = false;
+    this.#isDraining = false;
+    this.#failure = undefined;
+    this.#onIdle = undefined;
+    this.#arrivals = 0;
   }
 
   get kv(): EngineKv {
-    return this.#kv;
+    return this.#parts.kv;
   }
 
   get info(): EngineInfo {
-    if (this.#info === undefined) throw new Error('the engine has not been started');
+    if (this.#info === undefined) throw new ArmatureError('ENGINE_NOT_STARTED', 'the engine has not been started', { hint: 'await start() first' });
     return this.#info;
   }
 
   async start(): Promise<void> {
-    const { runner, maxSequences, maxBatchedTokens, clock } = this.#options;
+    const { runner, maxSequences, maxBatchedTokens } = this.#options;
     await runner.start();
-    const { info } = runner;
-    const maxModelTokens = Math.min(info.maxModelTokens, info.totalBlocks * info.blockSize);
-    this.#info = {
-      modelFingerprint: info.modelFingerprint,
-      vocabSize: info.vocabSize,
-      maxModelTokens,
-      blockSize: info.blockSize,
-      totalBlocks: info.totalBlocks,
-      maxSequences,
-      maxBatchedTokens,
-    };
-    this.#eos = new Set(info.eosTokenIds);
-    this.#pool = new BlockPool(info.totalBlocks, (lo, hi) => this.#events.evicted(lo, hi));
-    this.#leases = new LeaseTable(this.#pool, clock, () => this.#kick());
-    this.#reservations = new ReservationTable(this.#pool);
-    this.#scheduler = this.#buildScheduler({ blockSize: info.blockSize, maxSequences, maxBatchedTokens });
-    this.#slots = new SlotTable(maxSequences);
-    this.#columns = new StepColumns(maxSequences, maxBatchedTokens, Math.ceil(maxModelTokens / info.blockSize) + 1);
-    this.#kv = this.#buildKv();
+    const { modelFingerprint, vocabSize, blockSize, totalBlocks, eosTokenIds } = runner.info;
+    const maxModelTokens = Math.min(runner.info.maxModelTokens, totalBlocks * blockSize);
+    this.#info = { modelFingerprint, vocabSize, maxModelTokens, blockSize, totalBlocks, maxSequences, maxBatchedTokens };
+    this.#eos = new Set(eosTokenIds);
+    this.#parts = this.#build(this.#info);
   }
 
   submit(request: EngineRequest, sink: EngineSink): EngineHandle {
     const group = new RequestGroup(request, sink, this.#options.log);
     const refusal = this.#refuse(request);
-    if (refusal !== undefined) {
-      this.#giveBack(request);
+    if (refusal === undefined) {
+      this.#accept(group);
+    } else {
+      // A refused decode leg still owns its reservation.
+      if (request.kvSource?.type === 'reservation') this.kv.release(request.kvSource.reservation);
       group.fail(refusal);
-      return group;
     }
-    this.#arrivals++;
-    this.#addFirst(group);
-    this.#kick();
     return group;
   }
 
   cancel(handle: EngineHandle): void {
     const group = handle as RequestGroup;
     if (group.hasEnded) return;
-    group.end({ type: 'cancelled' });
     this.#drop(group);
+    group.end({ type: 'cancelled' });
     this.#checkIdle();
   }
 
   load(): EngineLoad {
-    const scheduler = this.#scheduler;
+    const { scheduler, pool } = this.#parts;
     return {
       running: scheduler.running.length,
       waiting: scheduler.waiting.length,
       prefillTokens: scheduler.prefillTokens,
-      usedBlocks: this.#pool.usedBlocks,
-      freeBlocks: this.#pool.freeBlocks,
-      totalBlocks: this.#pool.totalBlocks,
+      usedBlocks: pool.usedBlocks,
+      freeBlocks: pool.freeBlocks,
+      totalBlocks: pool.totalBlocks,
       preemptions: scheduler.preemptions,
     };
   }
@@ -147,23 +157,24 @@ export class EngineCore implements EngineBackend {
   }
 
   snapshot(): readonly KvEvent[] {
-    return this.#events.snapshot(this.#pool);
+    return this.#events.snapshot(this.#parts.pool);
   }
 
   failure(): ErrorData | undefined {
     return this.#failure;
   }
 
-  /** Forgets every block that no request uses. */
+  /** Forgets every block that no request uses; returns how many. */
   resetPrefixCache(): number {
-    const cleared = this.#pool.clearInactive();
+    const cleared = this.#parts.pool.clearInactive();
     this.#events.flushRemoved();
     return cleared;
   }
 
+  /** Waits until nothing runs and no borrower reads, at most `deadlineMs`. */
   async drain(deadlineMs: number): Promise<void> {
     this.#isDraining = true;
-    if (!this.#scheduler.hasWork && !this.#isStepping) return;
+    if (this.#isIdle()) return;
     const { clock } = this.#options;
     await new Promise<void>((resolve) => {
       const timer = clock.setTimer(deadlineMs, resolve);
@@ -177,12 +188,14 @@ export class EngineCore implements EngineBackend {
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
-    this.#clearWatchdog();
-    for (const sequence of [...this.#scheduler.running, ...this.#scheduler.waiting]) {
-      sequence.group.fail({ code: 'ENGINE_CLOSED', message: 'the engine was closed', retryable: true });
-    }
-    this.#leases.clear();
+    this.#watchdog.disarm();
+    this.#failAll({ code: 'ENGINE_CLOSED', message: 'the engine was closed', retryable: true });
     await this.#options.runner.close();
+    this.#isStepping = false;
+    for (const sequence of this.#batch) if (sequence.isInStep) this.#release(sequence);
+    this.#parts.leases.clear();
+    this.#parts.reservations.stop();
+    this.#checkIdle();
   }
 
   // ---------------------------------------------------------------- requests
@@ -192,69 +205,70 @@ export class EngineCore implements EngineBackend {
     if (this.#isClosed || this.#info === undefined) return { code: 'ENGINE_CLOSED', message: 'the engine is not running', retryable: true };
     if (this.#isDraining) return { code: 'ENGINE_DRAINING', message: 'the engine takes no new requests', retryable: true };
     const { maxWaiting } = this.#options;
-    if (this.#scheduler.waiting.length >= maxWaiting) {
+    if (this.#parts.scheduler.waiting.length >= maxWaiting) {
       return { code: 'ENGINE_OVERLOADED', message: `${maxWaiting} requests are waiting already`, hint: 'retry later, or add workers', retryable: true };
     }
-    return checkRequest(request, this.#info, this.abilities.maxTopLogprobs);
+    return checkRequest(request, this.#info, this.abilities);
   }
 
-  /** A refused decode leg still owns its reservation. */
-  #giveBack(request: EngineRequest): void {
-    if (request.kvSource?.type === 'reservation') this.#reservations.release(request.kvSource.reservation);
-  }
-
-  #addFirst(group: RequestGroup): void {
+  #accept(group: RequestGroup): void {
     const { request } = group;
-    const firsts = request.firstTokens;
-    for (let choice = 0; choice < request.choices; choice++) {
-      if (firsts !== undefined && firsts[choice] === -1) group.open--;
+    const { firstTokens, kvSource, choices } = request;
+    this.#arrivals++;
+    if (firstTokens !== undefined) {
+      group.outputTokens = choices;
+      for (let choice = 0; choice < choices; choice++) if (firstTokens[choice] === -1) group.open--;
     }
-    if (firsts !== undefined) group.outputTokens = request.choices;
-    const lead = this.#firstOpenChoice(request);
-    const sequence = this.#addSequence(group, lead);
-    if (request.kvSource?.type === 'reservation') this.#adopt(sequence, request.kvSource.reservation, request.kvSource.readyTokens);
-    if (group.open === 0) {
+    const open = firstTokens?.findIndex((token) => token !== -1) ?? 0;
+    const lead = this.#addSequence(group, Math.max(0, open), this.#arrivals);
+    if (kvSource?.type === 'reservation') this.#adopt(lead, kvSource.reservation, kvSource.readyTokens);
+    if (group.open === 0 || lead.outputLength >= request.stop.maxTokens) {
+      lead.state = SequenceState.Finished;
+      this.#release(lead);
       this.#finishGroup(group);
       return;
     }
-    this.#scheduler.add(sequence);
+    this.#parts.scheduler.add(lead);
+    this.#kick();
   }
 
-  #firstOpenChoice(request: EngineRequest): number {
-    const at = request.firstTokens?.findIndex((token) => token !== -1) ?? 0;
-    return Math.max(0, at);
-  }
-
-  #addSequence(group: RequestGroup, choice: number): Sequence {
-    const { request } = group;
-    const salt = saltHash({ cacheSalt: request.cacheSalt });
-    const tokens = new Int32Array(request.tokenIds.length + 32);
-    tokens.set(request.tokenIds);
-    const setup = { salt, blockSize: this.info.blockSize, arrival: this.#arrivals };
-    const sequence = new Sequence(group, choice, tokens.subarray(0, request.tokenIds.length), setup);
-    const first = request.firstTokens?.[choice];
-    if (first !== undefined && first !== -1) sequence.append(first);
+  #addSequence(group: RequestGroup, choice: number, arrival: number): Sequence {
+    const sequence = new Sequence(group, { choice, arrival, blockSize: this.info.blockSize });
+    const first = group.request.firstTokens?.[choice] ?? -1;
+    if (first !== -1) sequence.append(first);
     group.sequences.push(sequence);
     return sequence;
   }
 
+  /** The prompt's KV lies in a reservation's blocks up to `readyTokens`; the rest is computed. */
   #adopt(sequence: Sequence, id: number, readyTokens: number): void {
-    const reservation = this.#reservations.adopt(id);
+    const { reservations, registry, pool } = this.#parts;
+    const { blockSize } = this.info;
+    const reservation = reservations.adopt(id);
     if (reservation === undefined) return;
-    for (const block of reservation.blocks) sequence.addBlock(block);
-    sequence.computed = Math.min(readyTokens, sequence.length - 1);
-    sequence.registered = Math.min(reservation.committed, Math.floor(sequence.computed / this.info.blockSize));
+    const { blocks, committed, hashes } = reservation;
+    registry.share(blocks, hashes, 0, committed);
+    const ready = Math.min(Math.max(readyTokens, committed * blockSize), sequence.length - 1);
+    // A block that others may match is never written to: its tokens are computed again in a block of this sequence.
+    const writable = Math.floor(ready / blockSize) < committed ? Math.floor(ready / blockSize) : blocks.length;
+    const kept = Math.min(writable, Math.ceil(sequence.length / blockSize));
+    for (let i = 0; i < blocks.length; i++) {
+      if (i < kept) sequence.addBlock(blocks[i]);
+    }
+    for (let i = blocks.length - 1; i >= kept; i--) pool.release(blocks[i]);
+    sequence.computed = Math.min(ready, kept * blockSize);
+    sequence.registered = Math.min(committed, Math.floor(sequence.computed / blockSize));
     sequence.isAdopted = true;
-    sequence.group.cachedTokens = Math.min(readyTokens, sequence.request.promptTokens);
+    sequence.group.account(sequence.computed);
   }
 
   /** The other choices start when the first one's prompt is in the prefix cache: one prefill for all. */
-  #addForks(lead: Sequence): void {
+  #fork(lead: Sequence): void {
     const { group } = lead;
-    if (group.sequences.length > 1 || group.request.choices === 1) return;
+    group.isForked = true;
     for (let choice = 0; choice < group.request.choices; choice++) {
       if (choice === lead.choice || group.request.firstTokens?.[choice] === -1) continue;
-      this.#scheduler.add(this.#addSequence(group, choice));
+      this.#parts.scheduler.add(this.#addSequence(group, choice, lead.arrival));
     }
   }
 
@@ -264,136 +278,149 @@ export class EngineCore implements EngineBackend {
   #kick(): void {
     if (this.#isStepping || this.#isKicked || this.#isClosed) return;
     this.#isKicked = true;
-    this.#options.clock.defer(() => {
-      this.#isKicked = false;
-      this.#step();
-    });
+    this.#options.clock.defer(this.#onKick);
   }
 
   #step(): void {
-    if (this.#isStepping || this.#isClosed || this.#failure !== undefined || !this.#scheduler.hasWork) {
+    const { scheduler, columns } = this.#parts;
+    if (this.#isStepping || this.#isClosed || this.#failure !== undefined || !scheduler.hasWork) {
       this.#checkIdle();
       return;
     }
-    this.#scheduler.schedule(this.#batch);
+    scheduler.schedule(this.#batch);
     this.#events.flushRemoved();
     if (this.#batch.length === 0) return; // blocks are pinned elsewhere: their release kicks again
-    for (const sequence of this.#batch) {
+    for (let i = 0; i < this.#batch.length; i++) {
+      const sequence = this.#batch[i];
       sequence.isInStep = true;
       if (sequence.slot === -1) this.#openSlot(sequence);
+      if (sequence.request.leg === 'prefill') this.#progress(sequence);
     }
-    this.#columns.fill(this.#batch);
+    columns.fill(this.#batch, this.abilities.firstToken === 'prefill');
     this.#isStepping = true;
-    this.#armWatchdog();
-    this.#options.runner.step(this.#columns, (result, error) => this.#stepped(result, error));
+    this.#watchdog.arm();
+    try {
+      this.#options.runner.step(columns, this.#onStepped);
+    } catch (error) {
+      this.#stepped(undefined, ArmatureError.from(error, 'ENGINE_STEP_FAILED').toData());
+      return;
+    }
+    this.#flushTouched(); // prefill legs that have begun: their borrowers get ready while the pass runs
   }
 
   #stepped(result: StepResult | undefined, error: ErrorData | undefined): void {
-    this.#clearWatchdog();
-    this.#isStepping = false;
+    this.#watchdog.disarm();
     if (this.#isClosed || this.#failure !== undefined) return; // a stuck pass that ends after all has nobody to tell
+    this.#isStepping = false;
     if (result === undefined) {
-      this.#fail(error ?? { code: 'ENGINE_STEP_FAILED', message: 'the model runner failed', retryable: true });
+      this.#fail(error ?? { code: 'ENGINE_STEP_FAILED', message: 'the model runner failed without saying why' });
       return;
     }
-    for (let row = 0; row < this.#batch.length; row++) this.#advance(this.#batch[row] as Sequence, result, row);
-    for (const group of this.#touched) this.#flush(group);
-    this.#touched.length = 0;
-    if (this.#scheduler.hasWork) this.#step();
+    for (let row = 0; row < this.#batch.length; row++) this.#advance(this.#batch[row], result, row);
+    this.#flushTouched();
+    if (this.#parts.scheduler.hasWork) this.#step();
     else this.#checkIdle();
   }
 
-  /** One sequence after a pass: its KV is further, maybe it has a new token. */
+  /** One sequence after a pass: its KV is further, maybe it has a new token. Calls no sink. */
   #advance(sequence: Sequence, result: StepResult, row: number): void {
     sequence.isInStep = false;
     const { group } = sequence;
-    if (group.hasEnded || sequence.state === SequenceState.Finished) {
+    if (sequence.state === SequenceState.Finished) {
       this.#release(sequence);
       return;
     }
-    const isSampling = sequence.isSampling;
+    const rowError = result.rowErrors?.get(row);
+    if (rowError !== undefined) {
+      this.#condemn(sequence, rowError);
+      return;
+    }
+    const isComplete = sequence.isComplete;
+    const isPrefill = group.request.leg === 'prefill';
     sequence.computed += sequence.scheduled;
     sequence.scheduled = 0;
     this.#registerComplete(sequence);
-    if (group.request.leg === 'prefill' && sequence === group.sequences[0]) this.#prefilled(sequence);
-    if (!isSampling) return;
-    this.#addForks(sequence);
-    const token = result.tokenIds[row] as number;
-    sequence.append(token);
-    const finish = this.#finishOf(sequence, token);
-    if (!group.hasRows) this.#touched.push(group);
-    group.push(sequence, token, finish, result, row);
-    if (finish !== FinishCode.None || group.request.leg === 'prefill') this.#finishSequence(sequence);
+    if (isPrefill) this.#progress(sequence);
+    if (!isComplete) return;
+    if (!group.isForked) this.#fork(sequence);
+    if (isPrefill && this.abilities.firstToken === 'decode') {
+      this.#touch(group);
+      this.#finishSequence(sequence);
+      return;
+    }
+    sequence.append(result.tokenIds[row]);
+    const finish = finishOf(sequence, this.#eos, this.info.maxModelTokens);
+    this.#touch(group);
+    group.push(sequence, finish, result, row);
+    if (finish !== FinishCode.None || isPrefill) this.#finishSequence(sequence);
   }
 
-  #finishOf(sequence: Sequence, token: number): FinishCode {
-    const { stop } = sequence.request;
-    if (stop.stopTokenIds.includes(token)) return FinishCode.Stop;
-    if (!stop.ignoreEos && this.#eos.has(token)) return FinishCode.Stop;
-    if (sequence.outputLength >= stop.maxTokens || sequence.length >= this.info.maxModelTokens) return FinishCode.Length;
-    return FinishCode.None;
+  #touch(group: RequestGroup): void {
+    if (group.isTouched) return;
+    group.isTouched = true;
+    this.#touched.push(group);
+  }
+
+  /** Tells the sinks. They may submit and cancel, which adds no groups here. */
+  #flushTouched(): void {
+    for (let i = 0; i < this.#touched.length; i++) this.#flush(this.#touched[i]);
+    this.#touched.length = 0;
   }
 
   #flush(group: RequestGroup): void {
-    group.flush();
-    if (group.open === 0) this.#finishGroup(group);
+    group.isTouched = false;
+    if (!group.flush()) group.error = { code: 'ENGINE_SINK_FAILED', message: 'the receiver of this request failed' };
+    if (group.error !== undefined) {
+      this.#drop(group);
+      group.fail(group.error);
+    } else if (group.open === 0) {
+      this.#finishGroup(group);
+    }
   }
 
   /** Complete blocks enter the prefix cache and are announced. */
   #registerComplete(sequence: Sequence): void {
-    const complete = Math.min(Math.floor(sequence.computed / this.info.blockSize), sequence.hasher.blocks);
-    if (complete <= sequence.registered) return;
-    sequence.group.eventId = this.#register(sequence.blocks, sequence.hasher.sequenceHashes, sequence.registered, complete) || sequence.group.eventId;
+    const { registry } = this.#parts;
+    const { hasher, blocks, registered, group } = sequence;
+    const complete = Math.min(Math.floor(sequence.computed / this.info.blockSize), hasher.blocks);
+    if (complete <= registered) return;
+    const hashes = hasher.sequenceHashes;
+    group.eventId = registry.register(blocks, hashes, registered, complete) || group.eventId;
+    registry.share(blocks, hashes, registered, complete);
     sequence.registered = complete;
   }
 
-  /** Registers blocks `from` to `to` of a chain; returns the id of the last event, 0 without one. Known blocks are not announced again. */
-  #register(blocks: Int32Array, hashes: Int32Array, from: number, to: number): number {
-    let eventId = 0;
-    let start = from;
-    for (let i = from; i < to; i++) {
-      const parentLo = i === 0 ? 0 : (hashes[2 * i - 2] as number);
-      const parentHi = i === 0 ? 0 : (hashes[2 * i - 1] as number);
-      if (this.#pool.register(blocks[i] as number, hashes[2 * i] as number, hashes[2 * i + 1] as number, parentLo, parentHi)) continue;
-      eventId = this.#announce(hashes, start, i) || eventId;
-      start = i + 1;
-    }
-    return this.#announce(hashes, start, to) || eventId;
-  }
-
-  #announce(hashes: Int32Array, from: number, to: number): number {
-    if (to <= from) return 0;
-    const parent = from === 0 ? new Int32Array(0) : hashes.subarray(2 * from - 2, 2 * from);
-    return this.#events.stored(parent, hashes.subarray(2 * from, 2 * to));
-  }
-
   /** Progress of a prefill leg. The lease exists from the first word on; its time begins when the leg ends. */
-  #prefilled(sequence: Sequence): void {
+  #progress(sequence: Sequence): void {
     const { group } = sequence;
-    const promptBlocks = Math.ceil(group.request.promptTokens / this.info.blockSize);
-    const blocks = sequence.blocks.slice(0, promptBlocks);
-    if (group.lease === 0) group.lease = this.#leases.grant(blocks);
-    group.prefilled(blocks, Math.min(sequence.computed, group.request.promptTokens));
+    if (sequence !== group.sequences[0] || group.hasEnded) return;
+    const { promptTokens } = group.request;
+    if (group.lease === 0) {
+      group.leaseBlocks = sequence.blocks.slice(0, Math.ceil(promptTokens / this.info.blockSize));
+      group.lease = this.#parts.leases.grant(group.leaseBlocks);
+    }
+    group.readableTokens = Math.min(sequence.computed, promptTokens);
+    this.#touch(group);
   }
 
   // ---------------------------------------------------------------- ends
 
   #finishSequence(sequence: Sequence): void {
     sequence.state = SequenceState.Finished;
-    this.#scheduler.remove(sequence);
+    this.#parts.scheduler.remove(sequence);
     this.#release(sequence);
     sequence.group.open--;
   }
 
   #finishGroup(group: RequestGroup): void {
     this.#armLease(group);
-    const { request } = group;
-    group.end({ type: 'finished', usage: { promptTokens: request.promptTokens, cachedTokens: group.cachedTokens, outputTokens: group.outputTokens } });
+    const { promptTokens } = group.request;
+    group.end({ type: 'finished', usage: { promptTokens, cachedTokens: group.cachedTokens, outputTokens: group.outputTokens } });
   }
 
   /** A borrower may be reading: from here on the lease lives by its time. */
   #armLease(group: RequestGroup): void {
-    if (group.lease !== 0) this.#leases.arm(group.lease, group.request.leaseTtlMs);
+    if (group.lease !== 0 && !group.hasEnded) this.#parts.leases.arm(group.lease, group.request.leaseTtlMs);
   }
 
   /** Ends a group's sequences; those in a running pass are released after it. */
@@ -402,94 +429,99 @@ export class EngineCore implements EngineBackend {
     for (const sequence of group.sequences) {
       if (sequence.state === SequenceState.Finished) continue;
       sequence.state = SequenceState.Finished;
-      this.#scheduler.remove(sequence);
+      this.#parts.scheduler.remove(sequence);
       if (!sequence.isInStep) this.#release(sequence);
     }
   }
 
   #release(sequence: Sequence): void {
+    sequence.isInStep = false;
     this.#closeSlot(sequence);
-    this.#scheduler.releaseBlocks(sequence);
+    this.#parts.scheduler.releaseBlocks(sequence);
     this.#kick();
+  }
+
+  /** The bytes of this sequence's KV are wrong: nobody may match them, and the request fails. */
+  #condemn(sequence: Sequence, error: ErrorData): void {
+    const { group } = sequence;
+    for (let i = 0; i < sequence.blockCount; i++) this.#parts.pool.invalidate(sequence.blocks[i]);
+    this.#events.flushRemoved();
+    group.error = error;
+    this.#touch(group);
+  }
+
+  #fail(error: ErrorData): void {
+    this.#failure = { ...error, retryable: true };
+    this.#options.log.error('the engine failed', { code: error.code, message: error.message });
+    this.#failAll(this.#failure);
+    for (const sequence of this.#batch) if (sequence.isInStep && !this.#isStepping) this.#release(sequence);
+    this.#checkIdle();
+  }
+
+  /** The pass may still write: its blocks stay out of use for good. */
+  #stuck(): void {
+    const { stepTimeoutMs } = this.#options;
+    const message = `a pass of ${this.#batch.length} sequences has been running for ${stepTimeoutMs} ms`;
+    this.#fail({ code: 'ENGINE_STEP_STUCK', message, hint: 'restart the worker', retryable: true });
+  }
+
+  #failAll(error: ErrorData): void {
+    const { running, waiting } = this.#parts.scheduler;
+    const groups = new Set([...running, ...waiting].map((sequence) => sequence.group));
+    for (const group of groups) {
+      this.#drop(group);
+      group.fail(error);
+    }
+  }
+
+  #openSlot(sequence: Sequence): void {
+    sequence.slot = this.#parts.slots.take();
+    this.#options.runner.openSequence(samplingSetup(sequence, this.#eos));
   }
 
   #closeSlot(sequence: Sequence): void {
     if (sequence.slot === -1) return;
     this.#options.runner.closeSequence(sequence.slot);
-    this.#slots.free(sequence.slot);
+    this.#parts.slots.free(sequence.slot);
     sequence.slot = -1;
   }
 
-  #fail(error: ErrorData): void {
-    this.#failure = error;
-    this.#options.log.error('the engine failed', { code: error.code, message: error.message });
-    const sequences = [...this.#scheduler.running, ...this.#scheduler.waiting];
-    for (const sequence of sequences) {
-      sequence.isInStep = false;
-      sequence.group.fail(error);
-    }
-    for (const sequence of sequences) this.#drop(sequence.group);
-    this.#checkIdle();
-  }
-
-  #openSlot(sequence: Sequence): void {
-    const { request } = sequence;
-    const { sampling, stop } = request;
-    sequence.slot = this.#slots.take();
-    this.#options.runner.openSequence({
-      slot: sequence.slot,
-      choice: sequence.choice,
-      temperature: sampling.temperature,
-      topP: sampling.topP,
-      topK: sampling.topK,
-      minP: sampling.minP,
-      seedLo: sampling.seedLo,
-      seedHi: sampling.seedHi,
-      frequencyPenalty: sampling.frequencyPenalty,
-      presencePenalty: sampling.presencePenalty,
-      repetitionPenalty: sampling.repetitionPenalty,
-      biasTokenIds: sampling.biasTokenIds,
-      biasValues: sampling.biasValues,
-      topLogprobs: sampling.topLogprobs,
-      promptTokenIds: sequence.tokens.slice(0, request.promptTokens),
-      outputTokenIds: sequence.tokens.slice(request.promptTokens, sequence.length),
-      minTokens: stop.minTokens,
-      bannedBeforeMinTokens: stop.minTokens > 0 ? Int32Array.from([...this.#eos, ...stop.stopTokenIds]) : new Int32Array(0),
-    });
+  #isIdle(): boolean {
+    const { scheduler, leases } = this.#parts;
+    return !scheduler.hasWork && !this.#isStepping && leases.size === 0;
   }
 
   #checkIdle(): void {
-    if (!this.#scheduler.hasWork && !this.#isStepping) this.#onIdle?.();
+    if (this.#onIdle !== undefined && this.#isIdle()) this.#onIdle();
   }
 
-  #armWatchdog(): void {
-    const { clock, stepTimeoutMs, log } = this.#options;
-    this.#watchdog = clock.setTimer(stepTimeoutMs, () => {
-      this.#watchdog = undefined;
-      log.error('a model pass does not end', { code: 'ENGINE_STEP_STUCK', stepTimeoutMs, sequences: this.#batch.length });
-      this.#isStepping = false;
-      this.#fail({ code: 'ENGINE_STEP_STUCK', message: `a pass has been running for ${stepTimeoutMs} ms`, retryable: true });
+  #freed(): void {
+    this.#kick();
+    this.#checkIdle();
+  }
+
+  #build(sizes: Sizes): Parts {
+    const { clock, log, runner } = this.#options;
+    const { totalBlocks, blockSize, maxSequences, maxBatchedTokens, maxModelTokens } = sizes;
+    const events = this.#events;
+    const pool = new BlockPool(totalBlocks, (lo, hi) => events.evicted(lo, hi));
+    const onFreed = (): void => this.#freed();
+    const leases = new LeaseTable(pool, clock, onFreed);
+    const reservations = new ReservationTable(pool, {
+      clock,
+      onExpired: (reservation) => log.warn('a KV reservation outlived its time; its blocks stay out of use until it is released', { code: 'ENGINE_RESERVATION_EXPIRED', reservation }),
     });
-  }
-
-  #clearWatchdog(): void {
-    if (this.#watchdog !== undefined) this.#options.clock.clearTimer(this.#watchdog);
-    this.#watchdog = undefined;
-  }
-
-  #buildScheduler(limits: SchedulerLimits): Scheduler {
-    return new Scheduler(limits, this.#pool, (preempted) => this.#closeSlot(preempted));
-  }
-
-  #buildKv(): EngineKv {
-    return new EngineKv({
-      pool: this.#pool,
-      leases: this.#leases,
-      reservations: this.#reservations,
-      arena: () => this.#options.runner.arena(),
-      register: (blocks, hashes, from, to) => void this.#register(blocks, hashes, from, to),
-      flush: () => this.#events.flushRemoved(),
-      freed: () => this.#kick(),
-    });
+    const registry = new PrefixRegistry(pool, events);
+    const canReserve = (): boolean => this.#failure === undefined && !this.#isClosed;
+    return {
+      pool,
+      leases,
+      reservations,
+      registry,
+      scheduler: new Scheduler({ blockSize, maxSequences, maxBatchedTokens }, pool, (sequence) => this.#closeSlot(sequence)),
+      slots: new SlotTable(maxSequences),
+      columns: new StepColumns(maxSequences, maxBatchedTokens, Math.ceil(maxModelTokens / blockSize) + 1),
+      kv: new EngineKv({ pool, leases, reservations, registry, events, arena: () => runner.arena(), canReserve, onFreed }),
+    };
   }
 }

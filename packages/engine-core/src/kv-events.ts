@@ -1,4 +1,5 @@
 import type { KvEvent } from '@armature/contracts';
+import { registeredChains } from '@armature/blocks';
 import type { BlockPool } from '@armature/blocks';
 
 const NO_PARENT = new Int32Array(0);
@@ -36,21 +37,24 @@ export class KvEventLog {
     return this.#lastId;
   }
 
-  cleared(): void {
-    this.#evicted = [];
-    this.#emit({ type: 'cleared', eventId: ++this.#lastId });
-  }
-
-  /** Events that rebuild the pool's current state, the last one with the last id given out. */
+  /** Events that rebuild the pool's current state, parents first; the last one has the last id given out. */
   snapshot(pool: BlockPool): KvEvent[] {
     this.flushRemoved();
-    const events: KvEvent[] = [];
-    pool.forEachRegistered((lo, hi, parentLo, parentHi) => {
-      const parent = parentLo === 0 && parentHi === 0 ? NO_PARENT : Int32Array.of(parentLo, parentHi);
-      events.push({ type: 'stored', eventId: 0, parent, sequenceHashes: Int32Array.of(lo, hi), tier: 'device' });
+    const chains = registeredChains(pool);
+    if (chains.length === 0) return this.#lastId === 0 ? [] : [{ type: 'cleared', eventId: this.#lastId }];
+    const first = this.#lastId - chains.length + 1;
+    const lineage = new Int32Array(4);
+    return chains.map((blocks, at) => {
+      const sequenceHashes = new Int32Array(2 * blocks.length);
+      let parent = NO_PARENT;
+      for (let i = 0; i < blocks.length; i++) {
+        pool.lineage(blocks[i], lineage);
+        if (i === 0 && (lineage[2] !== 0 || lineage[3] !== 0)) parent = lineage.slice(2);
+        sequenceHashes[2 * i] = lineage[0];
+        sequenceHashes[2 * i + 1] = lineage[1];
+      }
+      return { type: 'stored', eventId: first + at, parent, sequenceHashes, tier: 'device' };
     });
-    if (events.length === 0) return this.#lastId === 0 ? [] : [{ type: 'cleared', eventId: this.#lastId }];
-    return events.map((event, i) => ({ ...event, eventId: this.#lastId - events.length + 1 + i }));
   }
 
   #emit(event: KvEvent): void {

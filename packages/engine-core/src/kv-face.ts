@@ -1,17 +1,19 @@
 import type { BlockPool, LeaseTable, ReservationTable } from '@armature/blocks';
 import type { KvArena, KvFace, KvReservation } from '@armature/contracts';
+import type { KvEventLog } from './kv-events.ts';
+import type { PrefixRegistry } from './prefix-registry.ts';
 
 export interface EngineKvOptions {
   readonly pool: BlockPool;
   readonly leases: LeaseTable;
   readonly reservations: ReservationTable;
+  readonly registry: PrefixRegistry;
+  readonly events: KvEventLog;
   readonly arena: () => KvArena;
-  /** Blocks `from` to `to` of a chain are complete: register and announce them. */
-  readonly register: (blocks: Int32Array, hashes: Int32Array, from: number, to: number) => void;
-  /** Evictions of the last call are to be announced. */
-  readonly flush: () => void;
+  /** False once the engine has failed or closed: nobody may be given blocks that a lost pass still writes. */
+  readonly canReserve: () => boolean;
   /** Blocks may have become free: somebody may be waiting for them. */
-  readonly freed: () => void;
+  readonly onFreed: () => void;
 }
 
 /** The kv face of an engine core. */
@@ -30,24 +32,26 @@ export class EngineKv implements KvFace {
     return this.#options.pool.match(sequenceHashes, sequenceHashes.length >> 1);
   }
 
-  reserve(sequenceHashes: Int32Array, blocks: number, _ttlMs: number): KvReservation | undefined {
-    const reservation = this.#options.reservations.reserve(sequenceHashes, blocks);
-    this.#options.flush();
-    return reservation;
+  reserve(sequenceHashes: Int32Array, blocks: number, ttlMs: number): KvReservation | undefined {
+    const { reservations, events, canReserve } = this.#options;
+    if (!canReserve()) return undefined;
+    const reservation = reservations.reserve(sequenceHashes, blocks, ttlMs);
+    events.flushRemoved();
+    return reservation === undefined ? undefined : { id: reservation.id, matchedBlocks: reservation.matchedBlocks, blocks: reservation.blocks.slice() };
   }
 
   commit(id: number, blocks: number): void {
-    const reservation = this.#options.reservations.get(id);
+    const { reservations, registry } = this.#options;
+    const reservation = reservations.get(id);
     if (reservation === undefined) return;
     const to = Math.min(blocks, reservation.hashes.length >> 1, reservation.blocks.length);
     if (to <= reservation.committed) return;
-    this.#options.register(reservation.blocks, reservation.hashes, reservation.committed, to);
+    registry.register(reservation.blocks, reservation.hashes, reservation.committed, to);
     reservation.committed = to;
   }
 
   release(id: number): void {
-    this.#options.reservations.release(id);
-    this.#options.freed();
+    if (this.#options.reservations.release(id)) this.#options.onFreed();
   }
 
   quarantine(id: number): void {

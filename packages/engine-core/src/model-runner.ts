@@ -28,6 +28,8 @@ export interface StepResult {
   readonly topTokenIds: Int32Array;
   readonly topLogprobs: Float32Array;
   readonly maxTopLogprobs: number;
+  /** Rows that could not be computed, by row: their requests fail with the error, their blocks leave the prefix cache. */
+  readonly rowErrors?: ReadonlyMap<number, ErrorData> | undefined;
 }
 
 /** Sampling state of one sequence, opened before the first step that samples it. */

@@ -3,6 +3,8 @@ import type { EngineRequest, EngineSink, ErrorData, InferenceEnd, Logger, TokenB
 import type { Sequence } from './sequence.ts';
 import type { StepResult } from './model-runner.ts';
 
+const NO_BLOCKS = new Int32Array(0);
+
 /** A request with all its choices, and the columns its sink is given once per step. */
 export class RequestGroup {
   readonly request: EngineRequest;
@@ -10,10 +12,22 @@ export class RequestGroup {
   /** Choices that have not ended. */
   open: number;
   cachedTokens: number;
+  /** `cachedTokens` has been set: at the first admission, not again after a preemption. */
+  isAccounted: boolean;
+  /** The other choices have been started. */
+  isForked: boolean;
   outputTokens: number;
   hasEnded: boolean;
-  /** Lease of a prefill leg, 0 = none yet. */
+  /** Lease of a prefill leg, 0 = none yet, and the prompt's blocks that it pins. */
   lease: number;
+  leaseBlocks: Int32Array;
+  /** Prompt tokens that can be read under the lease, and what the sink knows of them (-1 = not told yet). */
+  readableTokens: number;
+  toldTokens: number;
+  /** Something is to be said to the sink after this pass. */
+  isTouched: boolean;
+  /** Why the request cannot go on, to be said after this pass. */
+  error: ErrorData | undefined;
   /** Last KV event that belongs to this request. */
   eventId: number;
   readonly #sink: EngineSink;
@@ -26,9 +40,16 @@ export class RequestGroup {
     this.sequences = [];
     this.open = request.choices;
     this.cachedTokens = 0;
+    this.isAccounted = false;
+    this.isForked = request.choices === 1;
     this.outputTokens = 0;
     this.hasEnded = false;
     this.lease = 0;
+    this.leaseBlocks = NO_BLOCKS;
+    this.readableTokens = 0;
+    this.toldTokens = -1;
+    this.isTouched = false;
+    this.error = undefined;
     this.eventId = 0;
     this.#sink = sink;
     this.#log = log;
@@ -36,15 +57,18 @@ export class RequestGroup {
     this.#rows = 0;
   }
 
-  get hasRows(): boolean {
-    return this.#rows > 0;
+  /** Prompt tokens found in the prefix cache or delivered by a reservation. The first word counts. */
+  account(cachedTokens: number): void {
+    if (this.isAccounted) return;
+    this.isAccounted = true;
+    this.cachedTokens = Math.min(cachedTokens, this.request.promptTokens);
   }
 
   /** Adds a sampled token to the step's columns. `row` is its row in the runner's result. */
-  push(sequence: Sequence, token: number, finish: FinishCode, result: StepResult, row: number): void {
+  push(sequence: Sequence, finish: FinishCode, result: StepResult, row: number): void {
     const batch = this.#batch;
     const at = this.#rows++;
-    batch.tokenIds[at] = token;
+    batch.tokenIds[at] = result.tokenIds[row];
     batch.finish[at] = finish;
     if (batch.choices !== undefined) batch.choices[at] = sequence.choice;
     if (batch.logprobs !== undefined) {
@@ -58,44 +82,53 @@ export class RequestGroup {
     this.outputTokens++;
   }
 
-  /** Gives the step's tokens to the sink. A sink that throws is logged and hears nothing more but the end. */
-  flush(): void {
-    if (this.#rows === 0) return;
-    this.#batch.count = this.#rows;
+  /** Progress of a prefill leg, then the step's tokens. False: the sink threw and is to hear nothing more but the end. */
+  flush(): boolean {
+    const rows = this.#rows;
     this.#rows = 0;
-    if (this.hasEnded) return;
-    this.#guard(() => this.#sink.tokens(this.#batch));
-  }
-
-  prefilled(blocks: Int32Array, tokens: number): void {
-    if (this.hasEnded || this.#sink.prefilled === undefined) return;
-    this.#guard(() => this.#sink.prefilled?.({ lease: this.lease, blocks, tokens, cachedTokens: this.cachedTokens }));
+    try {
+      this.#tellProgress();
+      if (rows > 0 && !this.hasEnded) {
+        this.#batch.count = rows;
+        this.#sink.tokens(this.#batch);
+      }
+      return true;
+    } catch (error) {
+      this.#complain(error);
+      return false;
+    }
   }
 
   /** The one terminal item; later calls do nothing. */
   end(end: InferenceEnd): void {
     if (this.hasEnded) return;
     this.hasEnded = true;
-    this.#guard(() => this.#sink.end(end, this.eventId));
+    try {
+      this.#sink.end(end, this.eventId);
+    } catch (error) {
+      this.#complain(error);
+    }
   }
 
   fail(error: ErrorData): void {
     this.end({ type: 'failed', error });
   }
 
-  #guard(call: () => void): void {
-    try {
-      call();
-    } catch (error) {
-      this.#log.error('a request sink threw', { code: 'ENGINE_SINK_FAILED', request: this.request.id, error: String(error) });
-    }
+  #tellProgress(): void {
+    if (this.lease === 0 || this.readableTokens === this.toldTokens || this.hasEnded) return;
+    this.toldTokens = this.readableTokens;
+    this.#sink.prefilled?.({ lease: this.lease, blocks: this.leaseBlocks, tokens: this.readableTokens, cachedTokens: this.cachedTokens });
+  }
+
+  #complain(error: unknown): void {
+    this.#log.error('a request sink threw', { code: 'ENGINE_SINK_FAILED', request: this.request.id, error: String(error) });
   }
 }
 
 type MutableBatch = { -readonly [K in keyof TokenBatch]: TokenBatch[K] };
 
 function newBatch(request: EngineRequest): MutableBatch {
-  const rows = request.choices;
+  const rows = Math.max(1, request.choices);
   const top = Math.max(0, request.sampling.topLogprobs);
   const wantsLogprobs = request.sampling.topLogprobs >= 0;
   return {

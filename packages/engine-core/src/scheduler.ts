@@ -11,27 +11,35 @@ export interface SchedulerLimits {
 
 /**
  * Continuous batching with vLLM's rules: one token budget per pass, running sequences first, then waiting ones in order of priority and
- * arrival; prompts in chunks; when blocks run out the newest running sequence is preempted and recomputed later, and nobody is admitted
- * in that pass.
+ * arrival; prompts in chunks; when blocks run out the newest running sequence of the lowest priority is preempted and recomputed later,
+ * and nobody is admitted in that pass.
  */
 export class Scheduler {
   readonly #limits: SchedulerLimits;
   readonly #pool: BlockPool;
   readonly #onPreempted: (sequence: Sequence) => void;
-  readonly #running: Sequence[] = [];
-  readonly #waiting: Sequence[] = [];
-  #preemptions = 0;
+  readonly #running: Sequence[];
+  readonly #waiting: Sequence[];
+  /** Tokens left in the pass being built. */
+  #budget: number;
+  #preemptions: number;
 
   constructor(limits: SchedulerLimits, pool: BlockPool, onPreempted: (sequence: Sequence) => void) {
     this.#limits = limits;
     this.#pool = pool;
     this.#onPreempted = onPreempted;
+    this.#running = [];
+    this.#waiting = [];
+    this.#budget = 0;
+    this.#preemptions = 0;
   }
 
+  /** In order of admission. */
   get running(): readonly Sequence[] {
     return this.#running;
   }
 
+  /** Next one first. */
   get waiting(): readonly Sequence[] {
     return this.#waiting;
   }
@@ -54,70 +62,84 @@ export class Scheduler {
 
   add(sequence: Sequence): void {
     let at = this.#waiting.length;
-    while (at > 0 && isBefore(sequence, this.#waiting[at - 1] as Sequence)) at--;
+    while (at > 0 && isBefore(sequence, this.#waiting[at - 1])) at--;
     this.#waiting.splice(at, 0, sequence);
   }
 
   /** Takes a sequence out of both queues; its blocks are the caller's business. */
   remove(sequence: Sequence): void {
-    for (const list of [this.#running, this.#waiting]) {
-      const at = list.indexOf(sequence);
-      if (at !== -1) list.splice(at, 1);
-    }
+    takeOut(this.#running, sequence);
+    takeOut(this.#waiting, sequence);
   }
 
   /** Fills `batch` with the sequences of the next pass; each has `scheduled` set. */
   schedule(batch: Sequence[]): void {
+    const { blockSize } = this.#limits;
     batch.length = 0;
-    let budget = this.#limits.maxBatchedTokens;
+    this.#budget = this.#limits.maxBatchedTokens;
     let hasPreempted = false;
-    for (let i = 0; i < this.#running.length && budget > 0; i++) {
-      const sequence = this.#running[i] as Sequence;
-      const tokens = Math.min(sequence.length - sequence.computed, budget);
-      while (!this.#allocate(sequence, tokens)) {
-        const victim = this.#victim(sequence);
-        if (victim === undefined) break;
-        if (this.#preempt(victim, batch) < i) i--;
+    for (let i = 0; i < this.#running.length && this.#budget > 0; i++) {
+      const sequence = this.#running[i];
+      let tokens = Math.min(sequence.length - sequence.computed, this.#budget);
+      while (sequence.state === SequenceState.Running && !this.#allocate(sequence, tokens)) {
+        if (this.#preempt(this.#victim(sequence), batch) <= i) i--;
         hasPreempted = true;
-        if (victim === sequence) break;
       }
-      if (sequence.state !== SequenceState.Running) {
-        i--;
-        continue;
-      }
-      if (sequence.blockCount * this.#limits.blockSize < sequence.computed + tokens) continue; // no room and nobody to preempt
+      if (sequence.state !== SequenceState.Running) continue; // it was its own victim
+      tokens = Math.min(sequence.length - sequence.computed, this.#budget, sequence.blockCount * blockSize - sequence.computed);
       sequence.scheduled = tokens;
-      budget -= tokens;
+      this.#budget -= tokens;
       batch.push(sequence);
     }
-    if (!hasPreempted) this.#admit(batch, budget);
+    if (!hasPreempted || batch.length === 0) this.#admit(batch);
   }
 
-  #admit(batch: Sequence[], tokenBudget: number): void {
-    let budget = tokenBudget;
-    while (budget > 0 && this.#waiting.length > 0 && this.#running.length < this.#limits.maxSequences) {
-      const sequence = this.#waiting[0] as Sequence;
-      if (!sequence.isAdopted) this.#matchPrefix(sequence);
-      const tokens = Math.min(sequence.length - sequence.computed, budget);
-      const wanted = sequence.request.leg === 'prefill' ? sequence.length - sequence.computed : tokens;
-      if (!this.#allocate(sequence, wanted)) {
-        if (!sequence.isAdopted) this.releaseBlocks(sequence);
-        return;
+  /** Gives a sequence's blocks back, leaves first; its KV counts as not computed. */
+  releaseBlocks(sequence: Sequence): void {
+    this.#pool.releaseAll(sequence.blocks, sequence.blockCount);
+    sequence.blockCount = 0;
+    sequence.computed = 0;
+    sequence.registered = 0;
+    sequence.isAdopted = false;
+  }
+
+  #admit(batch: Sequence[]): void {
+    while (this.#budget > 0 && this.#waiting.length > 0 && this.#running.length < this.#limits.maxSequences) {
+      const sequence = this.#waiting[0];
+      if (!this.#tryAdmit(sequence)) {
+        // Waiting requests that adopted a reservation hold blocks. With nobody running nobody else would ever give any back.
+        if (this.#running.length > 0 || !this.#reclaimWaiting(sequence)) return;
+        continue;
       }
       this.#waiting.shift();
       sequence.state = SequenceState.Running;
-      sequence.scheduled = tokens;
-      budget -= tokens;
+      sequence.scheduled = Math.min(sequence.length - sequence.computed, this.#budget);
+      this.#budget -= sequence.scheduled;
       this.#running.push(sequence);
       batch.push(sequence);
-      if (sequence.choice === 0 && sequence.group.cachedTokens === 0 && this.#isFirstTime(sequence)) {
-        sequence.group.cachedTokens = Math.min(sequence.computed, sequence.request.promptTokens);
-      }
+      sequence.group.account(sequence.computed);
     }
   }
 
-  #isFirstTime(sequence: Sequence): boolean {
-    return sequence.group.outputTokens === 0;
+  /** Blocks for the first chunk; for a prefill leg all at once, because they are promised to a borrower. */
+  #tryAdmit(sequence: Sequence): boolean {
+    if (!sequence.isAdopted) this.#matchPrefix(sequence);
+    const left = sequence.length - sequence.computed;
+    if (this.#allocate(sequence, sequence.request.leg === 'prefill' ? left : Math.min(left, this.#budget))) return true;
+    if (!sequence.isAdopted) this.releaseBlocks(sequence);
+    return false;
+  }
+
+  /** Takes the blocks of the last waiting sequence that has any; it is recomputed. False: nobody has. */
+  #reclaimWaiting(needy: Sequence): boolean {
+    for (let i = this.#waiting.length - 1; i >= 0; i--) {
+      const sequence = this.#waiting[i];
+      if (sequence === needy || sequence.blockCount === 0) continue;
+      this.#preemptions++;
+      this.releaseBlocks(sequence);
+      return true;
+    }
+    return false;
   }
 
   /** Takes over the longest registered prefix; at least one token is left to compute, because one is to be sampled. */
@@ -126,7 +148,7 @@ export class Scheduler {
     const hashes = sequence.hasher.sequenceHashes;
     const matched = this.#pool.match(hashes, Math.floor((sequence.length - 1) / blockSize));
     for (let i = 0; i < matched; i++) {
-      const block = this.#pool.find(hashes[2 * i] as number, hashes[2 * i + 1] as number);
+      const block = this.#pool.find(hashes[2 * i], hashes[2 * i + 1]);
       this.#pool.acquire(block);
       sequence.addBlock(block);
     }
@@ -142,38 +164,35 @@ export class Scheduler {
     return true;
   }
 
-  /** The newest running sequence that may lose its blocks; never one whose blocks a borrower reads. */
-  #victim(needy: Sequence): Sequence | undefined {
+  /** The newest running sequence of the lowest priority, maybe `needy` itself; never another one whose blocks a borrower reads. */
+  #victim(needy: Sequence): Sequence {
+    let victim: Sequence | undefined;
     for (let i = this.#running.length - 1; i >= 0; i--) {
-      const sequence = this.#running[i] as Sequence;
-      if (sequence.group.lease === 0 || sequence === needy) return sequence;
+      const sequence = this.#running[i];
+      if (sequence.group.lease !== 0 && sequence !== needy) continue;
+      if (victim === undefined || sequence.request.priority < victim.request.priority) victim = sequence;
     }
-    return undefined;
+    return victim ?? needy;
   }
 
   /** Returns where in `running` it was. */
   #preempt(sequence: Sequence, batch: Sequence[]): number {
     this.#preemptions++;
-    const at = this.#running.indexOf(sequence);
-    this.#running.splice(at, 1);
-    const inBatch = batch.indexOf(sequence);
-    if (inBatch !== -1) batch.splice(inBatch, 1);
+    const at = takeOut(this.#running, sequence);
+    if (takeOut(batch, sequence) !== -1) this.#budget += sequence.scheduled;
     this.releaseBlocks(sequence);
     this.#onPreempted(sequence);
-    sequence.isAdopted = false;
     sequence.scheduled = 0;
     sequence.state = SequenceState.Waiting;
-    this.#waiting.unshift(sequence);
+    this.add(sequence);
     return at;
   }
+}
 
-  /** Gives a sequence's blocks back, leaves first; its KV counts as not computed. */
-  releaseBlocks(sequence: Sequence): void {
-    this.#pool.releaseAll(sequence.blocks, sequence.blockCount);
-    sequence.blockCount = 0;
-    sequence.computed = 0;
-    sequence.registered = 0;
-  }
+function takeOut(list: Sequence[], sequence: Sequence): number {
+  const at = list.indexOf(sequence);
+  if (at !== -1) list.splice(at, 1);
+  return at;
 }
 
 function isBefore(a: Sequence, b: Sequence): boolean {

@@ -1,10 +1,19 @@
 import type { EngineRequest } from '@armature/contracts';
-import { SequenceHasher } from '@armature/tokens';
-import type { SaltHash } from '@armature/tokens';
+import { SequenceHasher, saltHash } from '@armature/tokens';
 import type { RequestGroup } from './request-group.ts';
 
 export const SequenceState = { Waiting: 0, Running: 1, Finished: 2 } as const;
 export type SequenceState = (typeof SequenceState)[keyof typeof SequenceState];
+
+/** Room for output tokens that a new sequence has from the start. */
+const HEADROOM_TOKENS = 32;
+
+export interface SequenceSetup {
+  readonly choice: number;
+  readonly blockSize: number;
+  /** Number of the request: the order of waiting. */
+  readonly arrival: number;
+}
 
 /** One choice of one request: its tokens, its blocks, how far its KV is computed. */
 export class Sequence {
@@ -29,17 +38,18 @@ export class Sequence {
   isAdopted: boolean;
   /** Tokens of the pass that is running. */
   scheduled: number;
-  /** Request arrival, for the order of waiting. */
   readonly arrival: number;
 
-  constructor(group: RequestGroup, choice: number, tokens: Int32Array, setup: { readonly salt: SaltHash; readonly blockSize: number; readonly arrival: number }) {
+  constructor(group: RequestGroup, setup: SequenceSetup) {
+    const { tokenIds, cacheSalt } = group.request;
     this.group = group;
-    this.choice = choice;
-    this.hasher = new SequenceHasher({ blockSize: setup.blockSize, salt: setup.salt });
-    this.tokens = tokens;
-    this.length = tokens.length;
+    this.choice = setup.choice;
+    this.hasher = new SequenceHasher({ blockSize: setup.blockSize, salt: saltHash({ cacheSalt }) });
+    this.tokens = new Int32Array(tokenIds.length + HEADROOM_TOKENS);
+    this.tokens.set(tokenIds);
+    this.length = tokenIds.length;
     this.computed = 0;
-    this.blocks = new Int32Array(Math.ceil(tokens.length / setup.blockSize) + 4);
+    this.blocks = new Int32Array(Math.ceil(this.tokens.length / setup.blockSize) + 1);
     this.blockCount = 0;
     this.registered = 0;
     this.state = SequenceState.Waiting;
@@ -48,7 +58,7 @@ export class Sequence {
     this.isAdopted = false;
     this.scheduled = 0;
     this.arrival = setup.arrival;
-    this.hasher.appendAll(tokens, 0, tokens.length);
+    this.hasher.appendAll(tokenIds, 0, tokenIds.length);
   }
 
   get request(): EngineRequest {
@@ -60,14 +70,14 @@ export class Sequence {
     return this.length - this.request.promptTokens;
   }
 
-  /** Ready to sample: all its tokens are computed by the end of the pass. */
-  get isSampling(): boolean {
+  /** All its tokens are computed by the end of the pass. */
+  get isComplete(): boolean {
     return this.computed + this.scheduled === this.length;
   }
 
   append(token: number): void {
     if (this.length === this.tokens.length) {
-      const grown = new Int32Array(Math.max(16, this.tokens.length * 2));
+      const grown = new Int32Array(this.tokens.length * 2);
       grown.set(this.tokens);
       this.tokens = grown;
     }

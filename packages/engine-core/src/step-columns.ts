@@ -26,15 +26,16 @@ export class StepColumns implements StepBatch {
     this.outputIndexes = new Int32Array(maxSequences);
   }
 
-  fill(batch: readonly Sequence[]): void {
+  /** `samplesPrefill` false: a prefill leg whose first token is sampled elsewhere ends without a draw. */
+  fill(batch: readonly Sequence[], samplesPrefill: boolean): void {
     let at = 0;
     for (let i = 0; i < batch.length; i++) {
-      const sequence = batch[i] as Sequence;
+      const sequence = batch[i];
       const { computed, scheduled, tokens, blocks } = sequence;
       this.slots[i] = sequence.slot;
       this.queryLengths[i] = scheduled;
       this.contextLengths[i] = computed;
-      this.samples[i] = sequence.isSampling ? 1 : 0;
+      this.samples[i] = sequence.isComplete && (samplesPrefill || sequence.request.leg !== 'prefill') ? 1 : 0;
       this.outputIndexes[i] = sequence.outputLength;
       for (let k = 0; k < scheduled; k++) this.tokenIds[at++] = tokens[computed + k];
       const row = i * this.maxBlocksPerSequence;

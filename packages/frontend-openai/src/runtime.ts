@@ -79,6 +79,9 @@ export class Runtime {
   }
 }
 
+const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
+
+// A table: toString(16) of 32-bit words took 3 % of a short request.
 function hex(word: number): string {
-  return (word + 0x1_0000_0000).toString(16).slice(1);
+  return HEX[word >>> 24]! + HEX[(word >>> 16) & 255]! + HEX[(word >>> 8) & 255]! + HEX[word & 255]!;
 }

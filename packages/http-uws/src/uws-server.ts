@@ -103,6 +103,9 @@ class UwsListener implements HttpListener {
     response.onAborted(() => exchange.aborted());
     this.#live.add(exchange);
     if (declared !== '' && Number(declared) > limit) return this.#refuse(exchange);
+    // The library goes by the first of two lengths; a proxy before it may go by the last, and take the rest for another request.
+    // Cut, not answered: after an answer the library would go on with that rest.
+    if (exchange.header('content-length') !== declared) return exchange.destroy();
     let size = 0;
     let parts: Buffer[] | undefined;
     response.onData((chunk, isLast) => {

@@ -378,6 +378,15 @@ function limitRules(rule: MakeRule): readonly ContractRule[] {
       assert.equal((await client.answer()).status, 413);
       assert.equal(bench.seen.length, 0);
     }),
+    rule('refuses requests whose end a proxy might see elsewhere', async (bench) => {
+      const smuggled = 'GET /smuggled HTTP/1.1\r\nhost: test\r\n\r\n';
+      for (const head of ['content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n', 'content-length: 3\r\ncontent-length: 5\r\n\r\nabcde', 'content-length: -1\r\n\r\n', 'content-length: 1e1\r\n\r\n']) {
+        const client = await bench.open();
+        client.send(`POST / HTTP/1.1\r\nhost: test\r\n${head}${smuggled}`);
+        await client.closed();
+        assert.deepEqual(bench.seen.map((exchange) => exchange.path), []);
+      }
+    }),
     rule('survives what is not HTTP', async (bench) => {
       const bad = await bench.open();
       bad.send('\x16\x03\x01\x02\x00nonsense\r\n\r\n');

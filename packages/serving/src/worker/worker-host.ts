@@ -71,6 +71,7 @@ export class WorkerHost {
   #registration: Registration | undefined;
   #record: WorkerRecord | undefined;
   #isDraining = false;
+  #hasFailed = false;
   #onIdle: (() => void) | undefined;
 
   constructor(options: WorkerHostOptions) {
@@ -196,6 +197,7 @@ export class WorkerHost {
       failed: (reason) => this.#failures.with(reason).inc(),
       closed: (intake) => {
         this.#intakes.delete(intake);
+        this.#checkFailure();
         this.#checkIdle();
       },
     };
@@ -230,6 +232,7 @@ export class WorkerHost {
     this.#legs.inc();
     const sink = new EngineStream(stream, () => {
       this.#streams.delete(sink);
+      this.#checkFailure();
       this.#checkIdle();
     });
     this.#streams.add(sink);
@@ -257,6 +260,17 @@ export class WorkerHost {
   #refuseIfDraining(): void {
     if (!this.#isDraining) return;
     throw new ArmatureError('SERVING_WORKER_DRAINING', `worker ${this.instanceId} is draining`, { retryable: true, hint: 'the request is tried on another worker' });
+  }
+
+  /** A dead engine leaves the pool: its requests move on, and no new ones come. Looked at whenever a leg ends. */
+  #checkFailure(): void {
+    const failure = this.#options.engine.failure();
+    if (failure === undefined || this.#hasFailed) return;
+    this.#hasFailed = true;
+    const { model, pool, index, health, log } = this.#options;
+    health.set(`worker ${model}/${pool}/${index}`, 'failed', `${failure.code}: ${failure.message}`);
+    log.error('worker leaves the pool: its engine failed', { code: failure.code, worker: this.instanceId, reason: failure.message });
+    void this.#registration?.close();
   }
 
   #checkIdle(): void {

@@ -1,0 +1,28 @@
+import type { StepBatch } from '@armature/engine-core';
+import type { MockConfig } from './config.ts';
+
+/** No decode pass is faster. */
+const DECODE_FLOOR_MS = 1;
+
+/**
+ * Time of a pass. With t new prompt tokens and KV utilisation u: prefill(t) = a·t² + b·t + c if any, plus max(1, decode(u)) if any sequence
+ * decodes, divided by the speedups. Formula and coefficients: Dynamo's mocker.
+ */
+export function passMs(batch: StepBatch, config: MockConfig, blockSize: number): number {
+  if (config.speedup === 0) return 0;
+  let promptTokens = 0;
+  let decodes = 0;
+  let contextTokens = 0;
+  for (let i = 0; i < batch.sequenceCount; i++) {
+    const tokens = batch.queryLengths[i];
+    if (tokens > 1 || batch.samples[i] === 0) promptTokens += tokens;
+    else decodes++;
+    contextTokens += batch.contextLengths[i];
+  }
+  const utilisation = Math.min(1, contextTokens / blockSize / config.totalBlocks);
+  const [a, b, c] = config.prefillCoefficients;
+  const [d, e, f] = config.decodeCoefficients;
+  const prefillMs = promptTokens === 0 ? 0 : (a * promptTokens + b) * promptTokens + c;
+  const decodeMs = decodes === 0 ? 0 : Math.max(DECODE_FLOOR_MS, (d * utilisation + e) * utilisation + f) / config.decodeSpeedup;
+  return (prefillMs + decodeMs) / config.speedup;
+}

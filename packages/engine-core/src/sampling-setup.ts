@@ -1,0 +1,43 @@
+import { FinishCode } from '@armature/contracts';
+import type { SamplingSetup } from './model-runner.ts';
+import type { Sequence } from './sequence.ts';
+
+const NONE = new Int32Array(0);
+
+/** What the runner needs to know to sample for a sequence. */
+export function samplingSetup(sequence: Sequence, eos: ReadonlySet<number>): SamplingSetup {
+  const { sampling, stop, promptTokens } = sequence.request;
+  const ends = stop.ignoreEos ? [...stop.stopTokenIds] : [...eos, ...stop.stopTokenIds];
+  return {
+    slot: sequence.slot,
+    choice: sequence.choice,
+    temperature: sampling.temperature,
+    topP: sampling.topP,
+    topK: sampling.topK,
+    minP: sampling.minP,
+    seedLo: sampling.seedLo,
+    seedHi: sampling.seedHi,
+    frequencyPenalty: sampling.frequencyPenalty,
+    presencePenalty: sampling.presencePenalty,
+    repetitionPenalty: sampling.repetitionPenalty,
+    biasTokenIds: sampling.biasTokenIds,
+    biasValues: sampling.biasValues,
+    topLogprobs: sampling.topLogprobs,
+    promptTokenIds: sequence.tokens.slice(0, promptTokens),
+    outputTokenIds: sequence.tokens.slice(promptTokens, sequence.length),
+    minTokens: stop.minTokens,
+    bannedBeforeMinTokens: stop.minTokens > 0 ? Int32Array.from(ends) : NONE,
+  };
+}
+
+/** Whether the sequence ends with the token just appended. Below `minTokens` neither stop tokens nor end of sequence end it. */
+export function finishOf(sequence: Sequence, eos: ReadonlySet<number>, maxModelTokens: number): FinishCode {
+  const { stop } = sequence.request;
+  const token = sequence.tokens[sequence.length - 1];
+  if (sequence.outputLength >= stop.minTokens) {
+    if (stop.stopTokenIds.includes(token)) return FinishCode.Stop;
+    if (!stop.ignoreEos && eos.has(token)) return FinishCode.Stop;
+  }
+  if (sequence.outputLength >= stop.maxTokens || sequence.length >= maxModelTokens) return FinishCode.Length;
+  return FinishCode.None;
+}
