@@ -45,7 +45,8 @@ export function banner(summary: DeploymentSummary): string {
   }
   const model = summary.models[0]?.name;
   if (summary.url !== undefined && model !== undefined) {
-    lines.push('', '  Try it:', '', curlExample(summary.url, model), '', `  or: npx armature chat --url ${summary.url} --explain`);
+    const admin = summary.adminUrl === undefined ? '' : ` --admin ${summary.adminUrl} --explain`;
+    lines.push('', '  Try it:', '', curlExample(summary.url, model), '', `  or: npx armature chat --url ${summary.url}${admin}`);
   }
   lines.push('', '  Ctrl-C stops.', '');
   return `${lines.join('\n')}\n`;
