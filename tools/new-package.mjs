@@ -26,13 +26,14 @@ if (positionals[0]) {
       description: values.description,
       license: 'Apache-2.0',
       type: 'module',
+      engines: { node: '>=20.19' },
       sideEffects: false,
       exports: {
         './package.json': './package.json',
         '.': { '@armature/source': './src/index.ts', types: './dist/index.d.ts', default: './dist/index.js' },
       },
-      files: ['dist', '!dist/**/*.test.*', '!dist/**/*.tsbuildinfo', 'README.md'],
-      scripts: { build: 'tsc -b' },
+      files: ['dist', '!dist/**/*.test.*', '!dist/test-support', '!dist/**/*.tsbuildinfo', 'README.md'],
+      scripts: { build: 'tsc -b', prepack: 'node ../../tools/license.mjs' },
       dependencies,
       nx: { tags: [values.tag] },
     });

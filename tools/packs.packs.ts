@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -29,6 +29,16 @@ function workspaceClosure(folder: string, seen = new Set<string>()): Set<string>
   return seen;
 }
 
+/** Entry points, a pattern such as `./testing/*` written out. */
+function entriesOf(manifest: Manifest, installed: string): string[] {
+  return Object.entries(manifest.exports ?? {}).flatMap(([entry, target]) => {
+    if (entry === './package.json') return [];
+    if (!entry.includes('*')) return [entry];
+    const [folder] = (target as { default: string }).default.split('*');
+    return readdirSync(join(installed, folder)).filter((file) => file.endsWith('.js')).map((file) => entry.replace('*', file.slice(0, -3)));
+  });
+}
+
 describe('packages install alone', () => {
   const scratch = mkdtempSync(join(tmpdir(), 'armature-packs-'));
   const tarballs = new Map<string, string>();
@@ -38,7 +48,9 @@ describe('packages install alone', () => {
       const out = execFileSync('npm', ['pack', '--json', '--pack-destination', scratch], { cwd: join(root, 'packages', folder), encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
       const [{ filename, files }] = JSON.parse(out) as [{ filename: string; files: { path: string }[] }];
       tarballs.set(folder, join(scratch, filename));
-      expect(files.filter((file) => /\.test\.|tsbuildinfo|test-support/.test(file.path)).map((file) => file.path), `${folder} packs no tests`).toEqual([]);
+      const paths = files.map((file) => file.path);
+      expect(paths.filter((path) => /\.test\.|tsbuildinfo|test-support|^assembly/.test(path)), `${folder} packs no tests`).toEqual([]);
+      expect(paths, `${folder} has its papers`).toEqual(expect.arrayContaining(['LICENSE', 'README.md', 'package.json']));
     }
   });
   afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -52,11 +64,16 @@ describe('packages install alone', () => {
     writeFileSync(join(dir, 'package.json'), '{ "name": "alone", "private": true, "type": "module" }');
     const needed = [...workspaceClosure(folder)].map((name) => tarballs.get(name) as string);
     execFileSync('npm', ['install', '--no-audit', '--no-fund', '--omit=dev', '--prefer-offline', '--ignore-scripts', ...needed], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
-    const entries = Object.keys(manifest.exports ?? {}).filter((entry) => !entry.includes('*') && entry !== './package.json');
+    const installed = join(dir, 'node_modules', manifest.name);
+    const entries = entriesOf(manifest, installed);
     for (const entry of entries) {
       const specifier = `${manifest.name}${entry.slice(1)}`;
-      const script = `const m = await import(${JSON.stringify(specifier)}); if (Object.keys(m).length === 0) throw new Error('exports nothing'); process.exit(0);`;
+      const attributes = entry.endsWith('.json') ? ", { with: { type: 'json' } }" : '';
+      const script = `const m = await import(${JSON.stringify(specifier)}${attributes}); if (Object.keys(m).length === 0) throw new Error('exports nothing'); process.exit(0);`;
       execFileSync(process.execPath, ['--input-type=module', '-e', script], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+    }
+    for (const types of Object.values(manifest.exports ?? {}).flatMap((target) => (target as { types?: string }).types ?? [])) {
+      if (!types.includes('*')) expect(existsSync(join(installed, types)), `${manifest.name}: ${types}`).toBe(true);
     }
     expect(entries.length).toBeGreaterThan(0);
     if (folder === 'cli') {
