@@ -68,6 +68,8 @@ if (process.argv.includes('--stamp')) {
 if (!isStamped(installStamp, lock)) run('installing dependencies (npm ci)', 'npm', ['ci', '--no-audit', '--no-fund']);
 const build = digest(buildInputs());
 if (!isStamped(buildStamp, build) || !existsSync(join(root, 'packages/cli/dist/index.js'))) {
-  run('building', process.execPath, [join(root, 'node_modules/nx/dist/bin/nx.js'), 'run-many', '-t', 'build', '--parallel=2', '--output-style=static']);
+  // One compiler process over all references: a quarter of the time of `nx run-many -t build`, which starts one per package.
+  run('building WebAssembly', process.execPath, [join(root, 'node_modules/nx/dist/bin/nx.js'), 'run-many', '-t', 'wasm', '--parallel=2', '--output-style=static']);
+  run('building', process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-b']);
   writeFileSync(buildStamp, build);
 }

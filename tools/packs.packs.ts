@@ -10,6 +10,8 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 interface Manifest {
   readonly name: string;
   readonly license?: string;
+  readonly description?: string;
+  readonly engines?: { readonly node?: string };
   readonly exports?: Readonly<Record<string, unknown>>;
   readonly dependencies?: Readonly<Record<string, string>>;
   readonly peerDependencies?: Readonly<Record<string, string>>;
@@ -42,15 +44,14 @@ function entriesOf(manifest: Manifest, installed: string): string[] {
 describe('packages install alone', () => {
   const scratch = mkdtempSync(join(tmpdir(), 'armature-packs-'));
   const tarballs = new Map<string, string>();
+  const contents = new Map<string, readonly string[]>();
 
   beforeAll(() => {
     for (const folder of folders) {
       const out = execFileSync('npm', ['pack', '--json', '--pack-destination', scratch], { cwd: join(root, 'packages', folder), encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
       const [{ filename, files }] = JSON.parse(out) as [{ filename: string; files: { path: string }[] }];
       tarballs.set(folder, join(scratch, filename));
-      const paths = files.map((file) => file.path);
-      expect(paths.filter((path) => /\.test\.|tsbuildinfo|test-support|^assembly/.test(path)), `${folder} packs no tests`).toEqual([]);
-      expect(paths, `${folder} has its papers`).toEqual(expect.arrayContaining(['LICENSE', 'README.md', 'package.json']));
+      contents.set(folder, files.map((file) => file.path));
     }
   });
   afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -59,6 +60,11 @@ describe('packages install alone', () => {
     const manifest = manifests.get(folder);
     if (manifest === undefined) throw new Error(folder);
     expect(manifest.license).toBe('Apache-2.0');
+    expect(manifest.description?.length).toBeGreaterThan(10);
+    expect(manifest.engines?.node).toBe('>=20.19');
+    const paths = contents.get(folder) ?? [];
+    expect(paths.filter((path) => /\.test\.|tsbuildinfo|test-support|^assembly/.test(path))).toEqual([]);
+    expect(['LICENSE', 'README.md', 'package.json'].filter((paper) => !paths.includes(paper)), 'papers that are missing').toEqual([]);
     const dir = join(scratch, `install-${folder}`);
     mkdirSync(dir);
     writeFileSync(join(dir, 'package.json'), '{ "name": "alone", "private": true, "type": "module" }');

@@ -47,7 +47,7 @@ const properties = {
   totalBlocks: { type: 'integer', minimum: 1, default: 16_384, description: 'KV blocks.' },
   maxSequences: { type: 'integer', minimum: 1, default: 256, description: 'Sequences in one pass.' },
   maxBatchedTokens: { type: 'integer', minimum: 1, default: 8192, description: 'Tokens in one pass; longer prompts are computed in chunks.' },
-  maxWaiting: { type: 'integer', minimum: 0, default: 100_000, description: 'Requests that may wait; more are refused with ENGINE_OVERLOADED.' },
+  maxWaiting: { type: 'integer', minimum: 1, default: 100_000, description: 'Requests that may wait; more are refused with ENGINE_OVERLOADED.' },
   speedup: { type: 'number', minimum: 0, default: 1, description: 'Divides the time of a pass; 0 = each pass takes one turn of the event loop.' },
   decodeSpeedup: { type: 'number', exclusiveMinimum: 0, default: 1, description: 'Divides the decode part further (speculative decoding).' },
   prefillCoefficients: polynomial('Milliseconds of t new prompt tokens in a pass: a·t² + b·t + c, as [a, b, c].', [4.209989e-7, 1.518344e-2, 16.50142]),

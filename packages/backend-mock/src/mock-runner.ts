@@ -7,7 +7,8 @@ import { passMs } from './pass-time.ts';
 
 const MAX_TOP = 20;
 /** Each alternative is this much less likely than the one before: all together stay below 1. */
-const FALL = 0.45;
+const LOG_FALL = Math.log(0.45);
+const NO_TOKENS = new Int32Array(0);
 
 export interface MockRunnerOptions {
   readonly config: MockConfig;
@@ -128,17 +129,21 @@ export class MockRunner implements ModelRunner {
   #sample(batch: StepBatch, row: number, value: number): void {
     const setup = this.#setups[batch.slots[row]];
     const index = batch.outputIndexes[row];
-    const { vocabSize } = this.#options.config;
     const draw = setup !== undefined && setup.temperature > 0 ? uniformDraw(setup.seedLo, setup.seedHi, setup.choice, index) : 0;
     const token = this.#token(mix(value, Math.floor(draw * 0x7fffffff)), index, setup);
+    this.#result.tokenIds[row] = token;
+    if (setup !== undefined && setup.topLogprobs >= 0) this.#explain(row, token, value, setup.topLogprobs);
+  }
+
+  /** A likely token, and each alternative less likely than the one before. */
+  #explain(row: number, token: number, value: number, wanted: number): void {
+    const { vocabSize } = this.#options.config;
     const result = this.#result;
-    const probability = 0.3 + 0.25 * ((value >>> 8) / 0x1000000);
-    const alternatives = Math.min(setup?.topLogprobs ?? 0, vocabSize, MAX_TOP);
-    result.tokenIds[row] = token;
-    result.logprobs[row] = Math.log(probability);
-    for (let k = 0; k < MAX_TOP; k++) {
-      result.topTokenIds[row * MAX_TOP + k] = k < alternatives ? (token + k) % vocabSize : -1;
-      result.topLogprobs[row * MAX_TOP + k] = Math.log(probability) + k * Math.log(FALL);
+    const logprob = Math.log(0.3 + 0.25 * ((value >>> 8) / 0x1000000));
+    result.logprobs[row] = logprob;
+    for (let k = 0; k < wanted; k++) {
+      result.topTokenIds[row * MAX_TOP + k] = k < vocabSize ? (token + k) % vocabSize : -1;
+      result.topLogprobs[row * MAX_TOP + k] = logprob + k * LOG_FALL;
     }
   }
 
@@ -152,8 +157,9 @@ export class MockRunner implements ModelRunner {
       return at < answerTokenIds.length ? answerTokenIds[at] : eos;
     }
     if (eos !== -1 && mayEnd && (value & 0xffff) / 0x10000 < eosProbability) return eos;
+    const banned = mayEnd || setup === undefined ? NO_TOKENS : setup.bannedBeforeMinTokens;
     let token = (mix(value, 1) >>> 0) % vocabSize;
-    for (let tries = 0; tries < vocabSize && (eosTokenIds.includes(token) || (!mayEnd && setup?.bannedBeforeMinTokens.includes(token))); tries++) token = (token + 1) % vocabSize;
+    for (let tries = 0; tries < vocabSize && (eosTokenIds.includes(token) || banned.includes(token)); tries++) token = (token + 1) % vocabSize;
     return token;
   }
 }

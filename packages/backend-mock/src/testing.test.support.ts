@@ -36,3 +36,10 @@ export class MockWorld implements EngineSurroundings {
     return sequenceHashes(tokenIds, tokenIds.length, blockSize, saltHash({ cacheSalt }));
   }
 }
+
+/** Paths of what the plug-in finds wrong with its own config. */
+export function configProblemsOf(config: Partial<MockConfig>): string[] {
+  const problems: string[] = [];
+  mock.check?.({ ...mockDefaults, ...config }, ({ path }) => void problems.push(path.join('.')));
+  return problems;
+}

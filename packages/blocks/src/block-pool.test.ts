@@ -86,7 +86,7 @@ it('chains are as long as possible, and parents come before children', () => {
   }
   const chains = registeredChains(pool);
   expect(chains.map((blocks) => blocks.length)).toEqual([4, 2]);
-  expect(new Set(chains.flatMap((blocks) => [...blocks])).size).toBe(pool.registeredBlocks);
+  expect(new Set(chains.flatMap((blocks) => Array.from(blocks))).size).toBe(pool.registeredBlocks);
 });
 
 for (const seed of [1, 2, 3, 4, 5, 6]) {

@@ -92,8 +92,8 @@ export class BlockPool {
 
   /** One reference less. Without any, a registered block becomes inactive, another one free. Throws when there was none. */
   release(block: number): void {
+    if (this.#refs[block] === 0) unbalanced(block);
     if (--this.#refs[block] > 0) return;
-    if (this.#refs[block] < 0) unbalanced(block);
     if (this.#isRegistered[block] === 1) this.#pushTail(block);
     else this.#pushHead(block);
   }

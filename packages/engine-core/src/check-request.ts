@@ -26,21 +26,23 @@ export function checkRequest(request: EngineRequest, info: EngineInfo, abilities
   if (request.kvSource?.type === 'opaque') {
     return { code: 'ENGINE_KV_SOURCE_UNSUPPORTED', message: 'the KV source is in the words of another engine', hint: 'prefill and decode workers must run the same engine' };
   }
-  if (stop.maxTokens < 1) return { code: 'ENGINE_MAX_TOKENS_INVALID', message: `maxTokens is ${stop.maxTokens}; at least 1` };
-  if (sampling.topLogprobs > abilities.maxTopLogprobs) {
+  if (!(stop.maxTokens >= 1)) return { code: 'ENGINE_MAX_TOKENS_INVALID', message: `maxTokens is ${stop.maxTokens}; at least 1` };
+  if (!(sampling.topLogprobs <= abilities.maxTopLogprobs)) {
     return { code: 'ENGINE_LOGPROBS_INVALID', message: `${sampling.topLogprobs} top logprobs asked for; at most ${abilities.maxTopLogprobs}` };
   }
-  return tokenProblem(tokenIds, info.vocabSize);
+  return tokenProblem(tokenIds, 0, info.vocabSize) ?? (firstTokens === undefined ? undefined : tokenProblem(firstTokens, ENDED, info.vocabSize));
 }
 
 const ROLES_OF_BOTH = ['both', 'prefill', 'decode'];
+/** First token of a choice that has ended with it. */
+const ENDED = -1;
 /** Choice numbers are a byte column. */
 const MAX_CHOICES = 256;
 
-function tokenProblem(tokenIds: Int32Array, vocabSize: number): ErrorData | undefined {
+function tokenProblem(tokenIds: Int32Array, lowest: number, vocabSize: number): ErrorData | undefined {
   for (let i = 0; i < tokenIds.length; i++) {
     const token = tokenIds[i];
-    if (token >= 0 && token < vocabSize) continue;
+    if (token >= lowest && token < vocabSize) continue;
     return { code: 'ENGINE_TOKEN_OUT_OF_RANGE', message: `token ${i} is ${token}; the vocabulary has ${vocabSize}`, hint: 'tokenizer and model do not belong together' };
   }
   return undefined;

@@ -1,5 +1,6 @@
+import type { EngineSink } from '@armature/contracts';
 import { describe, expect, it } from 'vitest';
-import { BLOCK_SIZE, Bench, EOS } from './scripted-runner.test.support.ts';
+import { BLOCK_SIZE, Bench, EOS, plainRequest } from './scripted-runner.test.support.ts';
 
 describe('passes', () => {
   it('one token budget: running sequences first, then waiting ones, prompts in chunks', async () => {
@@ -54,6 +55,15 @@ describe('passes', () => {
     expect(bench.engine.load().usedBlocks).toBe(0);
   });
 
+  it('the choices of a request wait in its place, not behind those that came later', async () => {
+    const bench = await Bench.started({ maxSequences: 2 });
+    bench.ask(1, 6, { choices: 2, maxTokens: 2 });
+    bench.ask(2, 6);
+    bench.ask(3, 6);
+    await bench.run();
+    expect(bench.log).toEqual(['1:6@0 2:6@0', '1:1@6 1:2@4', '1:1@6 3:6@0']);
+  });
+
   it('equal prompts computed at the same time share their blocks afterwards', async () => {
     const bench = await Bench.started({ maxBatchedTokens: 32 });
     bench.ask(1, 12, { maxTokens: 2 });
@@ -86,6 +96,17 @@ describe('preemption', () => {
       expect(end).toMatchObject({ type: 'finished', usage: { cachedTokens: 0, outputTokens: 8 } });
     }
     expect(bench.engine.load()).toMatchObject({ usedBlocks: 0, running: 0, waiting: 0 });
+  });
+
+  it('admits nobody in the pass of a preemption, though there is room', async () => {
+    const bench = await Bench.started({ totalBlocks: 4 });
+    bench.ask(1, 7, { maxTokens: 4 });
+    bench.ask(2, 7, { maxTokens: 4 });
+    await bench.run(0.5);
+    bench.ask(3, 3, { priority: 1 });
+    await bench.run();
+    expect(bench.log.slice(0, 4)).toEqual(['1:7@0 2:7@0', '1:1@7 2:1@7', '1:1@8', '1:1@9 3:3@0']);
+    expect(bench.engine.load().preemptions).toBe(1);
   });
 
   it('spares the higher priority', async () => {
@@ -308,4 +329,111 @@ it('close leaves no timer', async () => {
   await bench.engine.close();
   await bench.run(5);
   expect(bench.clock.pendingTimers).toBe(0);
+});
+
+describe('hostile input', () => {
+  it('sizes out of range are refused before anything is allocated for them', async () => {
+    const bench = await Bench.started();
+    const codes: (string | undefined)[] = [];
+    const sink: EngineSink = { tokens: () => undefined, end: (end) => void codes.push(end.type === 'failed' ? end.error.code : end.type) };
+    for (const choices of [2 ** 33, Number.NaN, 0.5, -1]) bench.engine.submit({ ...plainRequest, choices }, sink);
+    for (const topLogprobs of [2 ** 40, Number.NaN]) bench.engine.submit({ ...plainRequest, sampling: { ...plainRequest.sampling, topLogprobs } }, sink);
+    bench.engine.submit({ ...plainRequest, stop: { ...plainRequest.stop, maxTokens: Number.NaN } }, sink);
+    expect(codes).toEqual([...Array.from({ length: 4 }, () => 'ENGINE_CHOICES_INVALID'), 'ENGINE_LOGPROBS_INVALID', 'ENGINE_LOGPROBS_INVALID', 'ENGINE_MAX_TOKENS_INVALID']);
+  });
+
+  it('first tokens are tokens, or -1', async () => {
+    const bench = await Bench.started();
+    for (const token of [100, -2, 2 ** 30]) expect(bench.ask(1, 3, { leg: 'decode', firstTokens: Int32Array.of(token) }).calls).toEqual(['ENGINE_TOKEN_OUT_OF_RANGE']);
+  });
+
+  it('a decode leg at the context length has nothing left to do', async () => {
+    const bench = await Bench.started();
+    const told = bench.ask(1, 63, { leg: 'decode', firstTokens: Int32Array.of(5), maxTokens: 9 });
+    await bench.run();
+    expect([told.calls, bench.log]).toEqual([['finished'], []]);
+  });
+
+  it('a reservation made for other tokens is not read', async () => {
+    const bench = await Bench.started();
+    const { id } = bench.engine.kv.reserve(Int32Array.of(1, 2, 3, 4), 2, 1000)!;
+    const told = bench.ask(1, 8, { leg: 'decode', maxTokens: 2, kvSource: { type: 'reservation', reservation: id, readyTokens: 8 } });
+    await bench.run();
+    expect([bench.warnings, bench.log, told.end]).toMatchObject([['ENGINE_RESERVATION_MISMATCH'], ['1:8@0', '1:1@8'], { usage: { cachedTokens: 0 } }]);
+    expect(bench.engine.load().usedBlocks).toBe(0);
+  });
+
+  it('a listener of KV events may cancel what is being registered, and may throw', async () => {
+    const bench = await Bench.started();
+    const told = bench.ask(1, 14, { maxTokens: 5 });
+    const other = bench.ask(2, 2, { maxTokens: 3 });
+    bench.onEvent = () => {
+      bench.engine.cancel(told.handle);
+      throw new Error('listener');
+    };
+    await bench.run();
+    expect([told.calls, other.calls.at(-1), bench.warnings[0]]).toEqual([['cancelled'], 'finished', 'ENGINE_LISTENER_FAILED']);
+    expect([bench.engine.load().usedBlocks, bench.runner.open.size]).toEqual([0, 0]);
+  });
+
+  it('a listener of evictions may cancel what is about to run', async () => {
+    const bench = await Bench.started({ totalBlocks: 4 });
+    bench.ask(1, 15);
+    await bench.run();
+    const told = bench.ask(2, 15, { maxTokens: 1 });
+    bench.onEvent = (event) => void (event.type === 'removed' && bench.engine.cancel(told.handle));
+    await bench.run();
+    expect([told.calls, bench.engine.load().usedBlocks, bench.runner.open.size]).toEqual([['cancelled'], 0, 0]);
+  });
+});
+
+describe('drain and close', () => {
+  it('several may wait for rest', async () => {
+    const bench = await Bench.started();
+    bench.ask(1, 3, { maxTokens: 5 });
+    const done: string[] = [];
+    for (const name of ['a', 'b']) void bench.engine.drain(1e6).then(() => done.push(name));
+    await bench.run(100);
+    expect(done).toEqual(['a', 'b']);
+    expect(bench.clock.pendingTimers).toBe(0);
+  });
+
+  it('a failed engine rests', async () => {
+    const bench = await Bench.started({ stepTimeoutMs: 30 });
+    bench.runner.isHeld = true;
+    bench.ask(1, 3);
+    await bench.run(40);
+    let isDrained = false;
+    void bench.engine.drain(1e6).then(() => (isDrained = true));
+    await bench.run(0);
+    expect(isDrained).toBe(true);
+  });
+
+  it('every close waits for the runner', async () => {
+    const bench = await Bench.started();
+    let finish = (): void => undefined;
+    bench.runner.closing = new Promise((resolve) => (finish = resolve));
+    const done: string[] = [];
+    for (const name of ['a', 'b']) void bench.engine.close().then(() => done.push(name));
+    await bench.run(10);
+    expect(done).toEqual([]);
+    finish();
+    await bench.run(10);
+    expect(done).toEqual(['a', 'b']);
+  });
+
+  it('a runner that cannot open a sequence has failed', async () => {
+    const bench = await Bench.started();
+    bench.runner.opensThrow = true;
+    const told = bench.ask(1, 3);
+    await bench.run();
+    expect([told.calls, bench.engine.failure()?.code, bench.engine.load().usedBlocks]).toEqual([['ENGINE_STEP_FAILED'], 'ENGINE_STEP_FAILED', 0]);
+  });
+});
+
+it('a prefill leg that draws nothing computes its prompt once, whatever the choices', async () => {
+  const bench = await Bench.started({ firstToken: 'decode' });
+  const told = bench.ask(1, 6, { leg: 'prefill', choices: 3 });
+  await bench.run(20);
+  expect([bench.log, told.end]).toMatchObject([['1:6@0'], { usage: { outputTokens: 0 } }]);
 });

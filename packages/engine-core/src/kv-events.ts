@@ -1,4 +1,4 @@
-import type { KvEvent } from '@armature/contracts';
+import type { KvEvent, Logger } from '@armature/contracts';
 import { registeredChains } from '@armature/blocks';
 import type { BlockPool } from '@armature/blocks';
 
@@ -6,9 +6,17 @@ const NO_PARENT = new Int32Array(0);
 
 /** Numbers and emits the KV events of one engine. Evictions are gathered and leave before anything is stored. */
 export class KvEventLog {
-  #lastId = 0;
+  readonly #log: Logger;
+  #lastId: number;
   #listener: ((event: KvEvent) => void) | undefined;
-  #evicted: number[] = [];
+  #evicted: number[];
+
+  constructor(log: Logger) {
+    this.#log = log;
+    this.#lastId = 0;
+    this.#listener = undefined;
+    this.#evicted = [];
+  }
 
   get lastId(): number {
     return this.#lastId;
@@ -37,7 +45,10 @@ export class KvEventLog {
     return this.#lastId;
   }
 
-  /** Events that rebuild the pool's current state, parents first; the last one has the last id given out. */
+  /**
+   * Events that rebuild the pool's current state, parents first; the last one has the last id given out. There are no more chains than
+   * stored events unless parents went before children; ids never fall below 1, so that a follower then ignores the surplus.
+   */
   snapshot(pool: BlockPool): KvEvent[] {
     this.flushRemoved();
     const chains = registeredChains(pool);
@@ -53,11 +64,15 @@ export class KvEventLog {
         sequenceHashes[2 * i] = lineage[0];
         sequenceHashes[2 * i + 1] = lineage[1];
       }
-      return { type: 'stored', eventId: first + at, parent, sequenceHashes, tier: 'device' };
+      return { type: 'stored', eventId: Math.max(1, first + at), parent, sequenceHashes, tier: 'device' };
     });
   }
 
   #emit(event: KvEvent): void {
-    this.#listener?.(event);
+    try {
+      this.#listener?.(event);
+    } catch (error) {
+      this.#log.error('the listener of KV events threw', { code: 'ENGINE_LISTENER_FAILED', event: event.eventId, error: String(error) });
+    }
   }
 }

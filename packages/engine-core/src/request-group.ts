@@ -32,7 +32,8 @@ export class RequestGroup {
   eventId: number;
   readonly #sink: EngineSink;
   readonly #log: Logger;
-  readonly #batch: MutableBatch;
+  /** Made with the first token: a refused request has no say in its size. */
+  #batch: MutableBatch | undefined;
   #rows: number;
 
   constructor(request: EngineRequest, sink: EngineSink, log: Logger) {
@@ -53,7 +54,7 @@ export class RequestGroup {
     this.eventId = 0;
     this.#sink = sink;
     this.#log = log;
-    this.#batch = newBatch(request);
+    this.#batch = undefined;
     this.#rows = 0;
   }
 
@@ -66,7 +67,7 @@ export class RequestGroup {
 
   /** Adds a sampled token to the step's columns. `row` is its row in the runner's result. */
   push(sequence: Sequence, finish: FinishCode, result: StepResult, row: number): void {
-    const batch = this.#batch;
+    const batch = (this.#batch ??= newBatch(this.request));
     const at = this.#rows++;
     batch.tokenIds[at] = result.tokenIds[row];
     batch.finish[at] = finish;
@@ -88,7 +89,7 @@ export class RequestGroup {
     this.#rows = 0;
     try {
       this.#tellProgress();
-      if (rows > 0 && !this.hasEnded) {
+      if (rows > 0 && this.#batch !== undefined && !this.hasEnded) {
         this.#batch.count = rows;
         this.#sink.tokens(this.#batch);
       }

@@ -169,7 +169,7 @@ export class Scheduler {
     let victim: Sequence | undefined;
     for (let i = this.#running.length - 1; i >= 0; i--) {
       const sequence = this.#running[i];
-      if (sequence.group.lease !== 0 && sequence !== needy) continue;
+      if (sequence.isLeased && sequence !== needy) continue;
       if (victim === undefined || sequence.request.priority < victim.request.priority) victim = sequence;
     }
     return victim ?? needy;

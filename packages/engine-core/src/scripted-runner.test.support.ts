@@ -27,6 +27,8 @@ export class ScriptedRunner implements ModelRunner {
   /** What the next pass ends with. */
   error: ErrorData | undefined = undefined;
   throws = false;
+  opensThrow = false;
+  closing: Promise<void> | undefined = undefined;
   rowErrors: Map<number, ErrorData> | undefined = undefined;
   finish: (() => void) | undefined = undefined;
   readonly #clock: Clock;
@@ -39,6 +41,7 @@ export class ScriptedRunner implements ModelRunner {
     return undefined;
   }
   openSequence(setup: SamplingSetup): void {
+    if (this.opensThrow) throw new Error('runner');
     if (this.open.has(setup.slot)) throw new Error(`slot ${setup.slot} is open`);
     this.open.set(setup.slot, setup);
   }
@@ -68,9 +71,26 @@ export class ScriptedRunner implements ModelRunner {
     return { segments: [], blockStrideBytes: 0, pieces: 0, pieceBytes: 0, pieceStrideBytes: 0, layoutFingerprint: '' };
   }
   async close(): Promise<void> {
-    return undefined;
+    await this.closing;
   }
 }
+
+/** One prompt token, one output token, greedy. */
+export const plainRequest: EngineRequest = {
+  id: 'plain',
+  leg: 'full',
+  tokenIds: Int32Array.of(1),
+  promptTokens: 1,
+  sequenceHashes: new Int32Array(0),
+  cacheSalt: '',
+  sampling: { temperature: 0, topP: 1, topK: 0, minP: 0, seedLo: 0, seedHi: 0, frequencyPenalty: 0, presencePenalty: 0, repetitionPenalty: 1, biasTokenIds: new Int32Array(0), biasValues: new Float32Array(0), topLogprobs: -1 },
+  stop: { maxTokens: 1, minTokens: 0, stopTokenIds: new Int32Array(0), ignoreEos: false },
+  choices: 1,
+  firstTokens: undefined,
+  priority: 0,
+  kvSource: undefined,
+  leaseTtlMs: 100,
+};
 
 /** What a request was told. */
 export interface Told {
@@ -87,6 +107,7 @@ export class Bench {
   readonly engine: EngineCore;
   readonly events: KvEvent[] = [];
   readonly warnings: unknown[] = [];
+  onEvent: ((event: KvEvent) => void) | undefined = undefined;
 
   constructor(options: Partial<EngineCoreOptions> & { readonly totalBlocks?: number } = {}) {
     const { totalBlocks = 32, ...rest } = options;
@@ -94,7 +115,10 @@ export class Bench {
     const note = (_message: string, fields?: Readonly<Record<string, unknown>>): void => void this.warnings.push(fields?.['code']);
     const log: Logger = { debug: note, info: note, warn: note, error: note, child: () => log, isEnabled: () => true };
     this.engine = new EngineCore({ runner: this.runner, clock: this.clock, log, maxSequences: 8, maxBatchedTokens: 16, maxWaiting: 100, stepTimeoutMs: 1000, ...rest });
-    this.engine.onKvEvent((event) => void this.events.push(event));
+    this.engine.onKvEvent((event) => {
+      this.events.push(event);
+      this.onEvent?.(event);
+    });
   }
 
   static async started(options: Partial<EngineCoreOptions> & { readonly totalBlocks?: number } = {}): Promise<Bench> {
@@ -108,22 +132,7 @@ export class Bench {
     const { maxTokens = 1, stop, ...rest } = overrides;
     const tokenIds = Int32Array.from({ length }, (_, i) => (i === 0 ? who : (who + i) % 40));
     const told: Told = { tokens: Array.from({ length: Math.max(1, rest.choices ?? 1) }, () => []), calls: [], handovers: [], end: undefined, handle: {} };
-    const request: EngineRequest = {
-      id: `r${who}`,
-      leg: 'full',
-      tokenIds,
-      promptTokens: length,
-      sequenceHashes: new Int32Array(0),
-      cacheSalt: '',
-      sampling: { temperature: 0, topP: 1, topK: 0, minP: 0, seedLo: 0, seedHi: 0, frequencyPenalty: 0, presencePenalty: 0, repetitionPenalty: 1, biasTokenIds: new Int32Array(0), biasValues: new Float32Array(0), topLogprobs: -1 },
-      stop: { maxTokens, minTokens: 0, stopTokenIds: new Int32Array(0), ignoreEos: false, ...stop },
-      choices: 1,
-      firstTokens: undefined,
-      priority: 0,
-      kvSource: undefined,
-      leaseTtlMs: 100,
-      ...rest,
-    };
+    const request: EngineRequest = { ...plainRequest, id: `r${who}`, tokenIds, promptTokens: length, stop: { ...plainRequest.stop, maxTokens, ...stop }, ...rest };
     told.handle = this.engine.submit(request, {
       tokens: (batch) => {
         told.calls.push('tokens');

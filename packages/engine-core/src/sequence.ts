@@ -65,6 +65,11 @@ export class Sequence {
     return this.group.request;
   }
 
+  /** A borrower reads its blocks: the lease is on those of a request's first sequence. */
+  get isLeased(): boolean {
+    return this.group.lease !== 0 && this.group.sequences[0] === this;
+  }
+
   /** Output tokens so far, those made elsewhere included. */
   get outputLength(): number {
     return this.length - this.request.promptTokens;

@@ -1,7 +1,7 @@
 import { createInterface } from 'node:readline/promises';
 import { ArmatureError } from '@armature/contracts';
 import { bootFile } from '../boot.ts';
-import { describeError } from '../exit-codes.ts';
+import { describeError, exitCodeOf } from '../exit-codes.ts';
 import { ChatClient } from './chat-client.ts';
 import type { ChatTurn } from './chat-client.ts';
 import { explainRequest } from './explain.ts';
@@ -82,6 +82,7 @@ async function repl(session: Session, model: string): Promise<void> {
       await session.turn(line, false);
     } catch (error) {
       process.stderr.write(`${describeError(error)}\n`);
+      if (!process.stdin.isTTY) process.exitCode = exitCodeOf(error); // a script wants to know; a person has read it
     }
     lines.prompt();
   }

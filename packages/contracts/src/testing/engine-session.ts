@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import type { EngineBackend, EngineHandle, EngineRequest, KvArena, KvFace, PrefillHandover } from '../engine-backend.ts';
-import { FinishCode } from '../inference.ts';
-import type { InferenceEnd } from '../inference.ts';
+import type { FinishCode, InferenceEnd } from '../inference.ts';
 import type { KvEvent } from '../kv-events.ts';
 
 /** What a suite needs to know of its surroundings. */
@@ -99,10 +98,7 @@ export class EngineSession {
       session.events.push(event);
       session.cache.apply(event);
     });
-    let isStarted = false;
-    const started = session.engine.start().then(() => (isStarted = true));
-    for (let i = 0; i < WAIT_LIMIT && !isStarted; i++) await around.elapse(WAIT_MS);
-    await started;
+    await session.#settle(session.engine.start());
     return session;
   }
 
@@ -223,10 +219,17 @@ export class EngineSession {
   }
 
   async close(): Promise<void> {
-    let isClosed = false;
-    const closed = Promise.resolve(this.engine.close?.()).then(() => (isClosed = true));
-    for (let i = 0; i < WAIT_LIMIT && !isClosed; i++) await this.#around.elapse(WAIT_MS);
-    await closed;
+    await this.#settle(this.engine.close?.());
+  }
+
+  /** Lets time pass until a promise settles. */
+  async #settle(promise: Promise<void> | void): Promise<void> {
+    const state = { isSettled: false };
+    const settled = (): void => void (state.isSettled = true);
+    const pending = Promise.resolve(promise);
+    pending.then(settled, settled);
+    await this.until('start and close settle', () => state.isSettled);
+    await pending;
   }
 }
 

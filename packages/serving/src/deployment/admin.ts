@@ -16,7 +16,7 @@ export interface AdminSources {
 /** Routes about routing and workers; core adds metrics and health. */
 export function mountRoutes(context: DeploymentContext, sources: AdminSources): void {
   const { admin } = context;
-  admin.get('/requests', 'The last requests, newest first (?limit=N).', ({ query }) => sources.records.list(Number(query.get('limit') ?? DEFAULT_LIST_LENGTH)));
+  admin.get('/requests', 'The last requests, newest first (?limit=N).', ({ query }) => sources.records.list(listLength(query.get('limit'))));
   admin.get('/requests/:requestId', 'One request: decisions with every candidate and term, transfer, latencies.', ({ params }) =>
     sources.records.get(params['requestId'] ?? ''),
   );
@@ -36,6 +36,11 @@ export function mountRoutes(context: DeploymentContext, sources: AdminSources): 
     sources.models().map((model) => ({ name: model.name, isReady: model.isReady(), maxModelTokens: model.maxModelTokens, card: model.preprocessor.card })),
   );
   admin.get('/config', 'Effective configuration, secrets masked.', () => context.effectiveConfig());
+}
+
+/** A limit that is no count at all means the usual one. */
+function listLength(limit: string | null): number {
+  return limit !== null && /^\d+$/.test(limit) ? Number(limit) : DEFAULT_LIST_LENGTH;
 }
 
 export async function listenAdmin(context: DeploymentContext, server: HttpServer, options: { readonly host: string; readonly port: number }): Promise<HttpListener> {

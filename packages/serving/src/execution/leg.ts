@@ -19,6 +19,8 @@ export class Leg implements StreamSink {
   #isClosed = false;
   /** The terminal message has come. */
   isComplete: boolean;
+  /** A token of this leg has come. */
+  hasTokens: boolean;
   /** The worker is still charged for this leg. */
   isCharged: boolean;
 
@@ -29,6 +31,7 @@ export class Leg implements StreamSink {
     this.charge = charge;
     this.#listener = listener;
     this.isComplete = false;
+    this.hasTokens = false;
     this.isCharged = true;
   }
 

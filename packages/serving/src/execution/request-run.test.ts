@@ -241,6 +241,39 @@ describe('disaggregated requests', () => {
     expect(t.output.ends).toHaveLength(1);
   });
 
+  it('the only P lost: local or refused, as the policy says', async () => {
+    for (const whenNoPrefillWorker of ['local', 'fail'] as const) {
+      const t = await build(['prefill', 'decode'], { policy: await always.create({ whenNoPrefillWorker }, context) });
+      t.start();
+      at(t.plane.calls, 0).finish(lost);
+      if (whenNoPrefillWorker === 'fail') {
+        expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'SERVING_NO_PREFILL_WORKER' } }]);
+        continue;
+      }
+      const d = at(t.plane.to('fake:decode/1'), 0);
+      expect(d.open.message['leg']).toBe('full');
+      d.reply(last(1));
+      d.reply(end());
+      expect(t.output.ends).toMatchObject([{ type: 'finished' }]);
+      expect(t.loads()).toEqual([0, 0]);
+    }
+  });
+
+  it('D lost before P has ended: both start again, without that D', async () => {
+    const t = await build(['prefill', 'decode', 'decode']);
+    t.start();
+    const p = at(t.plane.calls, 0);
+    p.reply(prefilled(4));
+    const d = at(t.plane.calls, 1);
+    d.finish(lost);
+    expect(p.closedByCaller).toMatchObject({ code: 'SERVING_CANCELLED' });
+    const again = at(t.plane.calls, 2);
+    expect(again.open.message['leg']).toBe('prefill');
+    again.reply(prefilled(10));
+    expect(at(t.plane.calls, 3).address).not.toBe(d.address);
+    expect(t.output.ends).toHaveLength(0);
+  });
+
   it('engines with their own lease get its parameters verbatim, after P has ended', async () => {
     const t = await build(['prefill', 'decode']);
     t.start();
@@ -280,6 +313,38 @@ describe('disaggregated requests', () => {
 });
 
 describe('any failure', () => {
+  it('after the last token of every choice is no failure: nothing is generated twice', async () => {
+    const t = await build(['both', 'both']);
+    t.start();
+    const call = at(t.plane.calls, 0);
+    call.reply(tokens(1));
+    call.reply(last(2));
+    call.finish(lost);
+    expect(t.plane.calls).toHaveLength(1);
+    expect(t.output.tokens).toEqual([1, 2]);
+    expect(t.output.ends).toMatchObject([{ type: 'finished', usage: { outputTokens: 2 } }]);
+    expect(t.loads()).toEqual([0, 0]);
+  });
+
+  it('of a policy ends the request, not its caller', async () => {
+    const boom = (): never => {
+      throw new Error('boom');
+    };
+    const t = await build(['prefill', 'decode'], { policy: { name: 'bad', creditsDecodeOverlap: true, whenNoPrefillWorker: 'fail', isRemote: boom } });
+    t.start();
+    expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'SERVING_PLACEMENT_FAILED' } }]);
+    expect(t.loads()).toEqual([0, 0]);
+  });
+
+  it('that moved a request: the new worker is relieved of its prefill charge at its first token', async () => {
+    const t = await build(['both', 'both']);
+    t.start();
+    at(t.plane.calls, 0).reply(tokens(1));
+    at(t.plane.calls, 0).finish(lost);
+    at(t.plane.calls, 1).reply(tokens(2));
+    expect([0, 1].map((slot) => t.router.table.load(slot).prefillTokens)).toEqual([0, 0]);
+  });
+
   it('ends every request exactly once and takes every charge back (500 random histories, seed 11)', async () => {
     const random = testRandom(11);
     let migrated = 0;

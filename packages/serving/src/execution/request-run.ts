@@ -48,6 +48,8 @@ export class RequestRun implements InferenceHandle, LegListener {
   #decodeRoute: { readonly route: Route; readonly query: RouteQuery } | undefined;
   #handover: PrefillHandover | undefined;
   #firstTokens: Int32Array | undefined;
+  /** Output tokens that were part of the prompt when the worker was charged (migration). */
+  #replayed = 0;
   #openChoices: number;
   #hasEnded = false;
   #isRemote = false;
@@ -99,10 +101,20 @@ export class RequestRun implements InferenceHandle, LegListener {
 
   // ---------------------------------------------------------------- placement
 
-  /** Chooses workers and opens the first leg. */
+  /** Chooses workers and opens the first leg. What a policy throws ends this request, not its caller. */
   #place(): void {
+    try {
+      this.#choose();
+    } catch (error) {
+      this.#closeLegs();
+      this.#fail(ArmatureError.from(error, 'SERVING_PLACEMENT_FAILED').toData());
+    }
+  }
+
+  #choose(): void {
     const { blockSize, router } = this.#host;
     const tokens = this.#tokens();
+    this.#replayed = this.#log.length;
     this.#hashes = sequenceHashes(tokens, tokens.length, blockSize, saltHash({ cacheSalt: this.#request.cacheSalt }));
     const isSplit = !router.table.hasRole('both') && (router.table.hasRole('decode') || router.table.hasRole('prefill'));
     if (!isSplit) {
@@ -132,7 +144,7 @@ export class RequestRun implements InferenceHandle, LegListener {
     if (this.#log.length > 0) return say(false, 'migrated with its output');
     input.promptTokens = promptTokens;
     input.overlapTokens = Math.min(promptTokens, route.overlapBlocks * blockSize);
-    input.prefillWorkers = router.table.count('prefill');
+    input.prefillWorkers = router.table.count('prefill', this.#excluded);
     input.leastPrefillTokens = router.table.leastPrefillTokens('prefill');
     input.decodePrefillTokens = router.table.activePrefillTokens(route.slot);
     if (!policy.isRemote(input)) return say(false, 'policy');
@@ -268,6 +280,9 @@ export class RequestRun implements InferenceHandle, LegListener {
     if (this.#steps === 0) {
       this.#firstTokenAtMs = now;
       this.#record.ttftMs = now - this.#startedAtMs;
+    }
+    if (!leg.hasTokens) {
+      leg.hasTokens = true; // of this leg, not of the request: after a migration the new worker has prefilled too
       this.#host.router.prefilled(leg.charge, this.#id);
     }
     this.#steps++;
@@ -290,7 +305,7 @@ export class RequestRun implements InferenceHandle, LegListener {
   #chargeGrowth(charge: Charge, before: number, after: number): void {
     const { blockSize, router } = this.#host;
     const start = this.#request.promptTokenIds.length;
-    if (Math.ceil((start + after) / blockSize) > Math.ceil((start + before) / blockSize)) router.grown(charge, this.#id, after);
+    if (Math.ceil((start + after) / blockSize) > Math.ceil((start + before) / blockSize)) router.grown(charge, this.#id, after - this.#replayed);
   }
 
   /** P computes or has computed. The first word of it brings D in. */
@@ -352,7 +367,7 @@ export class RequestRun implements InferenceHandle, LegListener {
   /** The prompt is computed: D goes on, unless the first token was the last. */
   #prefillEnded(): void {
     if (this.#hasEnded) return;
-    if (this.#openChoices === 0) {
+    if (this.#openChoices <= 0) {
       this.#releaseLease();
       this.#main?.cancel();
       this.#finish();
@@ -382,6 +397,10 @@ export class RequestRun implements InferenceHandle, LegListener {
 
   #legFailed(leg: Leg, error: ErrorData): void {
     this.#closeLegs();
+    if (this.#openChoices <= 0) {
+      this.#finish(); // every choice has had its last token: only the worker's goodbye is missing
+      return;
+    }
     if (error.code === 'PLANE_DEADLINE_EXCEEDED') {
       this.#fail(this.#deadlineError(leg.kind));
       return;

@@ -53,7 +53,43 @@ function noting() {
   return { applied, policy };
 }
 
+describe('a policy that throws', () => {
+  const boom = (): never => {
+    throw new Error('boom');
+  };
+  it('in pick or explain: the cheapest worker is taken', () => {
+    const { router, metrics } = build({ ...flat, pick: boom, explain: boom });
+    router.join(workerRecord('w/0', 'both'));
+    expect(router.route(query())).toMatchObject({ slot: 0 });
+    expect(metrics.total('armature_router_policy_errors_total')).toBeGreaterThan(0);
+  });
+
+  it('in its load and kv faces: charges stay exact, the event plane goes on', () => {
+    const { router } = build({ ...flat, load: { dispatched: boom, firstToken: boom, grown: boom, ended: boom }, kv: { joined: boom, left: boom, apply: boom, reset: boom } });
+    expect(router.join(workerRecord('w/0', 'both'))).toBe(true);
+    const route = router.route(query());
+    if (ArmatureError.is(route)) throw route;
+    const charge = router.dispatch(route, query(), 'aggregated');
+    router.prefilled(charge, 'r');
+    router.grown(charge, 'r', 5);
+    router.apply('w/0@1', removed(1));
+    router.ended(charge, 'r');
+    expect(router.table.load(0)).toEqual({ requests: 0, prefillTokens: 0, blocks: 0 });
+    router.leave('w/0@1');
+  });
+});
+
 describe('ModelRouter', () => {
+  it('without an index does not wait for events it never asked for', () => {
+    const { router } = build(flat);
+    router.join(workerRecord('w/0', 'both'));
+    let resumed = false;
+    router.whenApplied(0, 500, () => {
+      resumed = true;
+    });
+    expect(resumed).toBe(true);
+  });
+
   it('spreads equal costs over all workers', () => {
     const { router } = build(flat);
     for (let i = 0; i < 5; i++) router.join(workerRecord(`w/${i}`, 'both'));

@@ -114,7 +114,7 @@ export class ModelRouter {
     }
     const slot = this.table.add(record);
     this.#followers[slot] = { applied: 0, pending: undefined, waiters: [] };
-    this.policy.kv?.joined(slot, record);
+    this.#isolated('kv.joined', () => this.policy.kv?.joined(slot, record));
     if (this.policy.kv !== undefined) this.#resync(slot);
     return true;
   }
@@ -124,7 +124,7 @@ export class ModelRouter {
     if (slot === undefined) return;
     const follower = this.#followers[slot];
     this.#followers[slot] = undefined;
-    this.policy.kv?.left(slot);
+    this.#isolated('kv.left', () => this.policy.kv?.left(slot));
     for (const waiter of follower?.waiters ?? []) waiter.resume();
   }
 
@@ -137,7 +137,7 @@ export class ModelRouter {
       follower.pending.push(event);
       return;
     }
-    if (this.policy.kv !== undefined && !this.policy.kv.apply(slot, event)) {
+    if (!this.#applied(slot, event)) {
       this.#gaps.inc();
       this.#resync(slot, event);
       return;
@@ -148,7 +148,8 @@ export class ModelRouter {
   /** Calls back when the worker's events up to `eventId` are applied, at once if they are; after a bounded wait in any case. */
   whenApplied(slot: number, eventId: number, resume: () => void): void {
     const follower = this.#followers[slot];
-    if (follower === undefined || follower.applied >= eventId) {
+    // A policy without an index has nothing to wait for (and has not asked a worker that was there before for its state).
+    if (this.policy.kv === undefined || follower === undefined || follower.applied >= eventId) {
       resume();
       return;
     }
@@ -160,11 +161,13 @@ export class ModelRouter {
       clock.clearTimer(timer);
       resume();
     };
+    const waiter = { eventId, resume: once };
     const timer = clock.setTimer(FENCE_TIMEOUT_MS, () => {
       this.#fenceTimeouts.inc();
+      follower.waiters = follower.waiters.filter((entry) => entry !== waiter);
       once();
     });
-    follower.waiters.push({ eventId, resume: once });
+    follower.waiters.push(waiter);
   }
 
   /** The best worker, or a typed reason why there is none. */
@@ -194,23 +197,29 @@ export class ModelRouter {
     const charge = this.table.charge(route.slot, prefillTokens, Math.ceil(query.promptTokens / query.blockSize));
     const request = this.#fill(query);
     request.hop = hop;
-    this.policy.load?.dispatched(route.slot, request);
+    this.#isolated('load.dispatched', () => this.policy.load?.dispatched(route.slot, request));
     return charge;
   }
 
   prefilled(charge: Charge, requestId: string): void {
     this.table.prefilled(charge);
-    if (this.table.isLive(charge)) this.policy.load?.firstToken(charge.slot, requestId);
+    if (this.table.isLive(charge)) this.#isolated('load.firstToken', () => this.policy.load?.firstToken(charge.slot, requestId));
   }
 
   grown(charge: Charge, requestId: string, outputTokens: number): void {
     this.table.grow(charge, 1);
-    if (this.table.isLive(charge)) this.policy.load?.grown(charge.slot, requestId, outputTokens);
+    if (this.table.isLive(charge)) this.#isolated('load.grown', () => this.policy.load?.grown(charge.slot, requestId, outputTokens));
   }
 
   ended(charge: Charge, requestId: string): void {
-    if (this.table.isLive(charge)) this.policy.load?.ended(charge.slot, requestId);
+    if (this.table.isLive(charge)) this.#isolated('load.ended', () => this.policy.load?.ended(charge.slot, requestId));
     this.table.discharge(charge);
+  }
+
+  /** False: the policy found a gap. One that throws is not asked for a resync, which would throw again. */
+  #applied(slot: number, event: KvEvent): boolean {
+    if (this.policy.kv === undefined) return true;
+    return this.#isolated('kv.apply', () => this.policy.kv?.apply(slot, event)) ?? true;
   }
 
   #noWorker(query: RouteQuery, wanted: string | undefined): ArmatureError {
@@ -256,11 +265,23 @@ export class ModelRouter {
 
   #pick(request: RoutingRequest, candidates: Candidates, costs: Float64Array): number {
     if (this.policy.pick !== undefined) {
-      const index = this.policy.pick(request, candidates, costs);
-      if (Number.isInteger(index) && index >= 0 && index < candidates.count) return index;
+      const index = this.#isolated('pick', () => this.policy.pick?.(request, candidates, costs));
+      if (index !== undefined && Number.isInteger(index) && index >= 0 && index < candidates.count) return index;
       this.#policyFailed(`picked candidate ${index} of ${candidates.count}`);
     }
     return lowestCost(costs, candidates.count, this.#options.random);
+  }
+
+  /** A policy's own bookkeeping must not take down the request, its charge or the event plane. */
+  #isolated<T>(face: string, call: () => T): T | undefined {
+    try {
+      return call();
+    } catch (error) {
+      this.#policyErrors.inc();
+      const reason = ArmatureError.from(error, 'ROUTER_POLICY_FAILED').message;
+      this.#options.log.error('router policy threw', { code: 'ROUTER_POLICY_FAILED', policy: this.policy.name, face, reason });
+      return undefined;
+    }
   }
 
   #policyFailed(reason: string): string {
@@ -279,7 +300,7 @@ export class ModelRouter {
         activeRequests: candidates.activeRequests[i],
         activePrefillTokens: candidates.activePrefillTokens[i],
         activeBlocks: candidates.activeBlocks[i],
-        terms: policyError === undefined ? (this.policy.explain?.(i) ?? {}) : {},
+        terms: policyError === undefined ? (this.#isolated('explain', () => this.policy.explain?.(i)) ?? {}) : {},
       });
     }
     return {
@@ -311,10 +332,10 @@ export class ModelRouter {
       if (this.#followers[slot] !== follower) return;
       const pending = follower.pending ?? [];
       follower.pending = undefined;
-      this.policy.kv?.reset(slot);
+      this.#isolated('kv.reset', () => this.policy.kv?.reset(slot));
       if (events === undefined) this.#options.log.warn('worker did not answer a KV resync', { code: 'SERVING_RESYNC_FAILED', worker: worker.instanceId });
       for (const event of events ?? []) {
-        this.policy.kv?.apply(slot, event);
+        this.#applied(slot, event);
         this.#advance(follower, event.eventId);
       }
       for (const event of pending) {

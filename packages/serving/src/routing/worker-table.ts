@@ -84,9 +84,9 @@ export class WorkerTable {
     return least === Infinity ? 0 : least;
   }
 
-  count(role: WorkerRole): number {
+  count(role: WorkerRole, excluded: readonly string[] = []): number {
     let count = 0;
-    for (const entry of this.#records) if (entry?.role === role) count++;
+    for (const entry of this.#records) if (entry?.role === role && !excluded.includes(entry.instanceId)) count++;
     return count;
   }
 
