@@ -72,3 +72,21 @@ describe('bad input: a clear error, an exit code by class, nothing half-started'
     expect(Object.keys(schema.properties)).toContain('models');
   });
 });
+
+describe('a plug-in that throws', () => {
+  it.each([
+    ['create', 'PLUGIN_CREATE_FAILED', "create: () => { throw new TypeError('no luck'); }"],
+    ['start', 'PLUGIN_START_FAILED', "create: () => ({ name: 'bad', supports: { deterministic: true }, score() {}, start() { throw new TypeError('no luck'); } })"],
+  ])('in %s is named, with exit code 4 and no stack', async (_where, code, create) => {
+    const plugin = file(
+      'bad.mjs',
+      `export default Object.freeze({ [Symbol.for('armature/plugin')]: true, kind: 'router-policy', contract: 'v1', name: 'bad', description: 'x', configSchema: { type: 'object' }, ${create} });\n`,
+    );
+    const ended = await armature(['serve', '-f', file('bad.yaml', model('    router: { use: bad }\n    workers: [{ name: a, engine: { use: mock } }]\n').replace('models:', `plugins: [${JSON.stringify(plugin)}]\nmodels:`))]);
+    expect(ended.stderr).toContain(code);
+    expect(ended.stderr).toContain('"bad"');
+    expect(ended.stderr).toContain('no luck');
+    expect(ended.stderr).not.toMatch(/\n\s+at /);
+    expect(ended.code).toBe(4);
+  });
+});

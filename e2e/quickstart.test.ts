@@ -52,6 +52,17 @@ describe('npm start', () => {
     expect(moved).toBeGreaterThan(0);
   });
 
+  it('a stop string ends the answer as finished, with its cached tokens', async () => {
+    const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none' });
+    const ask = { model: 'demo', messages: [{ role: 'user' as const, content: 'My cat is called Biscuit. My sister lives in Oslo. What is my cat called?' }], temperature: 0 };
+    await client.chat.completions.create(ask);
+    const { data, response } = await client.chat.completions.create({ ...ask, stop: ['Biscuit'] }).withResponse();
+    expect(data.choices[0]).toMatchObject({ finish_reason: 'stop', message: { content: 'Your cat is called ' } });
+    expect(data.usage?.prompt_tokens_details?.cached_tokens).toBeGreaterThan(0);
+    const record = (await (await fetch(`${admin}/requests/${response.headers.get('x-request-id')}`)).json()) as { outcome: string };
+    expect(record.outcome).toBe('finished');
+  });
+
   it('streams through the official client', async () => {
     const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none' });
     const stream = await client.chat.completions.create({

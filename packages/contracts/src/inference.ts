@@ -110,4 +110,9 @@ export interface InferenceRequest {
 export interface InferenceHandle {
   /** Idempotent; the sink still gets its one `end`. */
   cancel(): void;
+  /**
+   * The caller has all the output it wants (a stop string matched): the request ends as `finished`, now. Returns its usage; cached tokens are
+   * what the router knew when it chose the worker, if the worker has not said yet. After the end: the final usage.
+   */
+  stop?(): Usage;
 }

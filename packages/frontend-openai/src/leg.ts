@@ -75,9 +75,16 @@ export class Leg implements TokenSink {
       // The engine would go on: nobody reads what follows. The answer does not wait for its end.
       // `ended` first: a cancel may call `end` back at once.
       this.ended = true;
-      this.cancel();
+      this.#stop();
       generation.legEnded();
     }
+  }
+
+  /** Ends the request as answered; its usage tells the cached tokens. */
+  #stop(): void {
+    const usage = this.handle?.stop?.();
+    if (usage === undefined) this.cancel();
+    else this.cachedTokens = usage.cachedTokens;
   }
 
   #take(choice: Choice, batch: TokenBatch, row: number): void {

@@ -1,2 +1,2 @@
 export { HostPool } from './host-pool.ts';
-export type { HostPoolOptions, HostPoolStats, StoreResult } from './host-pool.ts';
+export type { HostPoolOptions, HostPoolStats, OnboardStatus, StoreStatus } from './host-pool.ts';

@@ -350,7 +350,7 @@ export class Agent {
   #lost(peer: string): void {
     if (!this.#peers.has(peer)) return;
     this.counters.peersLost++;
-    this.#log.info('transfer peer lost', { peer });
+    this.#log.debug('transfer peer lost', { peer }); // whoever uses the peer says what it means
     this.#onPeerLost?.(peer);
   }
 }

@@ -115,7 +115,11 @@ export class ContainerScope implements Scope {
       for (const live of [...this.#live]) {
         this.#refuseWhenClosed('start');
         live.isStarted = true;
-        await this.#run(runStep({ clock: this.host.clock, deadlineMs: this.host.deadlines.startMs, what: `start of ${live.label}`, run: () => live.instance.start?.() }));
+        const what = `start of ${live.label}`;
+        const step = runStep({ clock: this.host.clock, deadlineMs: this.host.deadlines.startMs, what, run: () => live.instance.start?.() });
+        await this.#run(step).catch((error: unknown) => {
+          throw pluginFailure(error, 'PLUGIN_START_FAILED', what);
+        });
       }
     } catch (error) {
       throw await this.#closeAfter(error);
@@ -192,6 +196,8 @@ export class ContainerScope implements Scope {
       what: `create of ${label}`,
       run: () => descriptor.create(resolved.config, context as never) as Lifecycle | Promise<Lifecycle>,
       late: (value) => void Promise.resolve(value?.close?.()).catch(() => undefined),
+    }).catch((error: unknown) => {
+      throw pluginFailure(error, 'PLUGIN_CREATE_FAILED', `create of ${label}`);
     });
     if (typeof instance !== 'object' || instance === null) {
       throw new ArmatureError('PLUGIN_INVALID', `create of ${label} returned ${instance === null ? 'null' : typeof instance}, not an instance`, { hint: 'this is a bug of the plug-in' });
@@ -244,6 +250,13 @@ export class ContainerScope implements Scope {
     if (this.#state === 'closed') throw new ArmatureError('SCOPE_CLOSED', `${what} was called on ${place}, which is closed`, { hint: 'open a new scope' });
     if (this.host.signal.aborted) throw new ArmatureError('SCOPE_CLOSED', `${what} was called on ${place} while the process closes`, { hint: 'stop when context.signal is aborted' });
   }
+}
+
+/** What a plug-in threw, by the plug-in's name. Errors with a code of their own keep it. */
+function pluginFailure(error: unknown, code: 'PLUGIN_CREATE_FAILED' | 'PLUGIN_START_FAILED', what: string): ArmatureError {
+  if (ArmatureError.is(error)) return error;
+  const reason = error instanceof Error ? error.message : String(error);
+  return new ArmatureError(code, `${what} failed: ${reason}`, { cause: error, hint: 'this plug-in threw an error without a code: report it to its author, with the cause in the log' });
 }
 
 export function flatten(error: unknown): unknown[] {

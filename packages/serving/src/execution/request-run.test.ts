@@ -151,6 +151,19 @@ describe('aggregated requests', () => {
     expect(t.loads()).toEqual([0]);
   });
 
+  it('stop: finished at once with usage, and the worker is told', async () => {
+    const t = await build(['both']);
+    const run = t.start();
+    const call = at(t.plane.calls, 0);
+    call.reply(tokens(5));
+    expect(run.stop()).toEqual({ promptTokens: 10, cachedTokens: 0, outputTokens: 1 });
+    expect(t.output.ends).toMatchObject([{ type: 'finished', usage: { outputTokens: 1 } }]);
+    expect(call.closedByCaller).toMatchObject({ code: 'SERVING_CANCELLED' });
+    expect(run.stop()).toEqual({ promptTokens: 10, cachedTokens: 0, outputTokens: 1 });
+    expect(t.metrics.total('finished')).toBe(1);
+    expect(t.loads()).toEqual([0]);
+  });
+
   it('name the arrow when the deadline passes', async () => {
     const t = await build(['both']);
     t.start({ deadlineMs: 50 });

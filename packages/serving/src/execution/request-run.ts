@@ -8,6 +8,7 @@ import type {
   RoutingHop,
   TokenBatch,
   TokenSink,
+  Usage,
   WorkerRole,
 } from '@armature/contracts';
 import { saltHash, sequenceHashes } from '@armature/tokens';
@@ -54,6 +55,8 @@ export class RequestRun implements InferenceHandle, LegListener {
   #hasEnded = false;
   #isRemote = false;
   #cachedTokens = 0;
+  /** What the router's index says the chosen worker holds; an engine computes at least one token itself. */
+  #expectedCachedTokens = 0;
   #steps = 0;
   #firstTokenAtMs = 0;
   #lastTokenAtMs = 0;
@@ -90,6 +93,14 @@ export class RequestRun implements InferenceHandle, LegListener {
 
   start(): void {
     this.#place();
+  }
+
+  stop(): Usage {
+    if (!this.#hasEnded) {
+      if (!this.#isRemote) this.#cachedTokens = this.#expectedCachedTokens;
+      this.#finish();
+    }
+    return this.#usage();
   }
 
   cancel(): void {
@@ -176,6 +187,8 @@ export class RequestRun implements InferenceHandle, LegListener {
   #openFull(route: Route, query: RouteQuery, hop: RoutingHop): void {
     if (hop === 'aggregated' && query.role === 'decode') this.#host.metrics.localPrefills.inc();
     this.#isRemote = false;
+    const { blockSize } = this.#host;
+    this.#expectedCachedTokens = blockSize * Math.min(route.overlapBlocks, Math.floor((this.#request.promptTokenIds.length - 1) / blockSize));
     const charge = this.#host.router.dispatch(route, query, hop);
     this.#main = new Leg('main', route.worker, charge, this);
     this.#openLeg(this.#main, Method.Generate, requestMessage(this.#engineRequest('full'), {}));
@@ -454,10 +467,11 @@ export class RequestRun implements InferenceHandle, LegListener {
     if (this.#hasEnded) return;
     this.#closeLegs();
     this.#end('finished');
-    this.#sink.end({
-      type: 'finished',
-      usage: { promptTokens: this.#request.promptTokenIds.length, cachedTokens: this.#cachedTokens, outputTokens: this.#record.outputTokens },
-    });
+    this.#sink.end({ type: 'finished', usage: this.#usage() });
+  }
+
+  #usage(): Usage {
+    return { promptTokens: this.#request.promptTokenIds.length, cachedTokens: this.#cachedTokens, outputTokens: this.#record.outputTokens };
   }
 
   #fail(error: ErrorData): void {

@@ -71,6 +71,7 @@ export class WorkerHost {
   #registration: Registration | undefined;
   #record: WorkerRecord | undefined;
   #isDraining = false;
+  #closing: Promise<void> | undefined;
   #hasFailed = false;
   #onIdle: (() => void) | undefined;
 
@@ -113,8 +114,12 @@ export class WorkerHost {
   }
 
   /** Leaves discovery, lets running legs end up to the deadline, then closes. */
-  async close(deadlineMs: number): Promise<void> {
-    if (this.#isDraining) return;
+  close(deadlineMs: number): Promise<void> {
+    this.#closing ??= this.#close(deadlineMs);
+    return this.#closing;
+  }
+
+  async #close(deadlineMs: number): Promise<void> {
     this.#isDraining = true;
     const { model, pool, index, health } = this.#options;
     health.set(`worker ${model}/${pool}/${index}`, 'draining');
