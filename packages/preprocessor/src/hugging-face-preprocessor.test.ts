@@ -32,7 +32,7 @@ test('the demo model: card and prompt', () => {
   const preprocessor = open(demoFolder);
   expect(preprocessor.encoderName).toBe('gpt2-digits');
   expect(preprocessor.card).toMatchObject({
-    architecture: 'LlamaForCausalLM', vocabSize: 1024, maxModelTokens: 1024, eosTokenIds: [4], bosTokenId: 0,
+    architecture: 'LlamaForCausalLM', vocabSize: 1024, maxModelTokens: 2048, eosTokenIds: [4], bosTokenId: 0,
     defaults: { temperature: 0, maxTokens: 128 }, hasChatTemplate: true,
   });
   expect(preprocessor.card.fingerprint).toMatch(/^[0-9a-f]{64}$/);
