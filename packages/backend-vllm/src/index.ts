@@ -1,10 +1,13 @@
 import { vllm } from './plugin.ts';
 
+export { parseMetrics } from './metrics.ts';
+export type { VllmMetrics } from './metrics.ts';
+export { Output } from './output.ts';
 export { SseParser } from './sse.ts';
 export { VllmBackend } from './vllm-backend.ts';
 export type { VllmConfig, VllmOptions } from './vllm-backend.ts';
-export { batchOf, completionBody, parseMetrics } from './wire.ts';
-export type { CompletionChunk } from './wire.ts';
+export { completionBody, parseChunk } from './wire.ts';
+export type { ChunkChoice, CompletionChunk } from './wire.ts';
 export { vllm };
 
 /** Plug-ins of this package, for the loader. */

@@ -1,7 +1,12 @@
 import { ArmatureError } from '@armature/contracts';
-import type { Clock, EngineAbilities, EngineBackend, EngineHandle, EngineInfo, EngineLoad, EngineRequest, EngineSink, ErrorData, InferenceEnd, KvEvent, Logger, Timer, Usage } from '@armature/contracts';
+import type { Clock, EngineAbilities, EngineBackend, EngineHandle, EngineInfo, EngineLoad, EngineRequest, EngineSink, ErrorData, KvEvent, Logger, Timer, Usage } from '@armature/contracts';
+import { parseMetrics } from './metrics.ts';
+import type { VllmMetrics } from './metrics.ts';
+import { Output } from './output.ts';
+import { Running } from './running.ts';
 import { SseParser } from './sse.ts';
-import { batchOf, completionBody, parseMetrics } from './wire.ts';
+import { reasonOf, VllmHttp } from './vllm-http.ts';
+import { completionBody, isWorthRetrying, parseChunk } from './wire.ts';
 import type { CompletionChunk } from './wire.ts';
 
 export interface VllmConfig {
@@ -9,9 +14,11 @@ export interface VllmConfig {
   readonly model: string;
   readonly apiKey: string;
   readonly totalBlocks: number;
+  readonly sendPriority: boolean;
   readonly startTimeoutMs: number;
   readonly probeIntervalMs: number;
   readonly probeTimeoutMs: number;
+  readonly idleTimeoutMs: number;
 }
 
 export interface VllmOptions {
@@ -22,69 +29,72 @@ export interface VllmOptions {
   readonly log: Logger;
 }
 
+interface ModelCard {
+  readonly id: string;
+  readonly max_model_len?: number | null;
+  readonly root?: string | null;
+}
+
 const RETRY_MS = 250;
 const NO_TOKENS = new Int32Array(0);
-const unknownVocabulary = 0x7fff_ffff;
+const unknownLimit = 0x7fff_ffff;
 const closedError: ErrorData = { code: 'ENGINE_CLOSED', message: 'the engine was closed', retryable: true };
-
-class Running {
-  readonly abort = new AbortController();
-  readonly sink: EngineSink;
-  hasEnded = false;
-
-  constructor(sink: EngineSink) {
-    this.sink = sink;
-  }
-
-  end(end: InferenceEnd): void {
-    if (this.hasEnded) return;
-    this.hasEnded = true;
-    this.sink.end(end);
-  }
-}
 
 /** Attaches to a running `vllm serve` over HTTP: token ids in, token ids out, abort by closing the connection. */
 export class VllmBackend implements EngineBackend {
   readonly abilities: EngineAbilities = { roles: ['both', 'prefill', 'decode'], roleChange: 'none', firstToken: 'decode', legs: 'sequential', kvEvents: false, maxTopLogprobs: 20 };
   readonly #options: VllmOptions;
-  readonly #running = new Set<Running>();
-  readonly #closing = new AbortController();
+  readonly #http: VllmHttp;
+  readonly #running: Set<Running>;
+  readonly #closing: AbortController;
+  #isDraining: boolean;
+  #onIdle: (() => void) | undefined;
   #info: EngineInfo | undefined;
   #model: string;
-  #metrics: ReadonlyMap<string, number> = new Map();
+  #metrics: VllmMetrics;
   #failure: ErrorData | undefined;
-  #probeTimer: Timer | undefined = undefined;
+  #probeTimer: Timer | undefined;
 
   constructor(options: VllmOptions) {
     this.#options = options;
+    this.#http = new VllmHttp(options.config.baseUrl, options.config.apiKey, options.clock);
+    this.#running = new Set();
+    this.#closing = new AbortController();
+    this.#isDraining = false;
+    this.#onIdle = undefined;
+    this.#info = undefined;
     this.#model = options.config.model;
+    this.#metrics = parseMetrics('');
+    this.#failure = undefined;
+    this.#probeTimer = undefined;
   }
 
   get info(): EngineInfo {
-    if (this.#info === undefined) throw new ArmatureError('ENGINE_NOT_STARTED', 'the vLLM backend has not been started');
+    if (this.#info === undefined) throw new ArmatureError('ENGINE_NOT_STARTED', 'the vLLM backend has not been started', { hint: 'await start() first' });
     return this.#info;
   }
 
-  /** Waits until the server is healthy, then reads its model and limits. Throws `VLLM_UNREACHABLE`, `VLLM_MODEL_UNKNOWN`, `VLLM_BLOCK_SIZE_MISMATCH`. */
+  /**
+   * Waits until the server is healthy, then reads its model and limits.
+   * Throws `VLLM_UNREACHABLE`, `VLLM_REFUSED`, `VLLM_ANSWER_INVALID`, `VLLM_MODEL_UNKNOWN`, `VLLM_BLOCK_SIZE_MISMATCH`, `ENGINE_CLOSED`.
+   */
   async start(): Promise<void> {
-    const { config, blockSize } = this.#options;
+    const { config, blockSize, log } = this.#options;
     await this.#waitUntilHealthy();
-    const { data } = (await this.#json('/v1/models')) as { data: { id: string; max_model_len?: number; root?: string }[] };
-    const model = config.model === '' ? data[0] : data.find((entry) => entry.id === config.model);
-    if (model === undefined) {
-      throw new ArmatureError('VLLM_MODEL_UNKNOWN', `vLLM at ${config.baseUrl} does not serve "${config.model}"`, { hint: `it serves: ${data.map((entry) => entry.id).join(', ') || 'nothing'}` });
-    }
-    this.#model = model.id;
-    const { cacheConfig } = await this.#readMetrics();
-    const found = Number(cacheConfig.get('block_size') ?? blockSize);
+    const model = await this.#readModel();
+    this.#metrics = parseMetrics((await this.#answer('/metrics')).text);
+    this.#throwIfClosed();
+    const found = this.#metrics.blockSize ?? blockSize;
     if (found !== blockSize) {
       throw new ArmatureError('VLLM_BLOCK_SIZE_MISMATCH', `vLLM uses blocks of ${found} tokens, the configuration says ${blockSize}`, { hint: `set models[].blockSize: ${found}, or start vLLM with --block-size ${blockSize}` });
     }
-    const totalBlocks = config.totalBlocks > 0 ? config.totalBlocks : Number(cacheConfig.get('num_gpu_blocks') ?? 0);
+    const totalBlocks = config.totalBlocks > 0 ? config.totalBlocks : this.#metrics.totalBlocks;
+    if (totalBlocks === 0) log.warn('vLLM does not report its number of KV blocks: set engine.config.totalBlocks', { baseUrl: config.baseUrl });
+    this.#model = model.id;
     this.#info = {
       modelFingerprint: `vllm/${model.root ?? model.id}`,
-      vocabSize: unknownVocabulary,
-      maxModelTokens: model.max_model_len ?? unknownVocabulary,
+      vocabSize: unknownLimit,
+      maxModelTokens: model.max_model_len ?? unknownLimit,
       blockSize,
       totalBlocks,
       maxSequences: 256,
@@ -94,34 +104,40 @@ export class VllmBackend implements EngineBackend {
   }
 
   submit(request: EngineRequest, sink: EngineSink): EngineHandle {
-    const running = new Running(sink);
-    if (this.#closing.signal.aborted) {
-      running.end({ type: 'failed', error: closedError });
+    const { clock, log, config } = this.#options;
+    const running = new Running(sink, clock, log, config.idleTimeoutMs);
+    const refusal = this.#refusalOf(request);
+    if (refusal !== undefined) {
+      running.end({ type: 'failed', error: refusal });
       return running;
     }
     this.#running.add(running);
-    void this.#run(request, running).finally(() => this.#running.delete(running));
+    running.watch();
+    void this.#run(request, running).finally(() => {
+      running.unwatch();
+      this.#running.delete(running);
+      if (this.#running.size === 0) this.#onIdle?.();
+    });
     return running;
   }
 
   cancel(handle: EngineHandle): void {
-    const running = handle as Running;
-    running.abort.abort();
-    running.end({ type: 'cancelled' });
+    (handle as Running).stop({ type: 'cancelled' });
   }
 
-  /** As of the last probe. */
+  /** As of the last probe; requests sent since then are counted as running. */
   load(): EngineLoad {
     const totalBlocks = this.#info?.totalBlocks ?? 0;
-    const usedBlocks = Math.min(totalBlocks, Math.round((this.#metrics.get('vllm:kv_cache_usage_perc') ?? 0) * totalBlocks));
+    const waiting = this.#metrics.sum('vllm:num_requests_waiting') ?? 0;
+    const usedBlocks = Math.min(totalBlocks, Math.round((this.#metrics.mean('vllm:kv_cache_usage_perc') ?? 0) * totalBlocks));
     return {
-      running: this.#metrics.get('vllm:num_requests_running') ?? this.#running.size,
-      waiting: this.#metrics.get('vllm:num_requests_waiting') ?? 0,
+      running: Math.max(this.#metrics.sum('vllm:num_requests_running') ?? 0, this.#running.size - waiting),
+      waiting,
       prefillTokens: 0,
       usedBlocks,
       freeBlocks: totalBlocks - usedBlocks,
       totalBlocks,
-      preemptions: this.#metrics.get('vllm:num_preemptions_total') ?? 0,
+      preemptions: this.#metrics.sum('vllm:num_preemptions_total') ?? 0,
     };
   }
 
@@ -138,16 +154,40 @@ export class VllmBackend implements EngineBackend {
     return this.#failure;
   }
 
-  async close(): Promise<void> {
-    this.#closing.abort(new ArmatureError(closedError.code, closedError.message));
-    if (this.#probeTimer !== undefined) this.#options.clock.clearTimer(this.#probeTimer);
-    this.#probeTimer = undefined;
-    for (const running of [...this.#running]) {
-      running.abort.abort();
-      running.end({ type: 'failed', error: closedError });
-    }
+  async drain(deadlineMs: number): Promise<void> {
+    this.#isDraining = true;
+    if (this.#running.size === 0) return;
+    const { clock } = this.#options;
+    await new Promise<void>((resolve) => {
+      const timer = clock.setTimer(deadlineMs, resolve);
+      this.#onIdle = () => {
+        clock.clearTimer(timer);
+        resolve();
+      };
+    });
+    this.#onIdle = undefined;
   }
 
+  async close(): Promise<void> {
+    this.#closing.abort(new ArmatureError(closedError.code, closedError.message));
+    this.#http.close();
+    if (this.#probeTimer !== undefined) this.#options.clock.clearTimer(this.#probeTimer);
+    this.#probeTimer = undefined;
+    for (const running of [...this.#running]) running.stop({ type: 'failed', error: closedError });
+  }
+
+  #refusalOf(request: EngineRequest): ErrorData | undefined {
+    if (this.#closing.signal.aborted) return closedError;
+    if (this.#isDraining) return { code: 'ENGINE_DRAINING', message: 'the engine takes no new requests', retryable: true };
+    if (this.#info === undefined) return { code: 'ENGINE_NOT_STARTED', message: 'the vLLM backend has not been started', hint: 'await start() first' };
+    if (request.tokenIds.length === 0) return { code: 'ENGINE_PROMPT_EMPTY', message: 'a request needs prompt tokens' };
+    if (request.kvSource?.type === 'reservation') {
+      return { code: 'ENGINE_KV_SOURCE_UNSUPPORTED', message: 'vLLM cannot read the blocks of another engine', hint: 'prefill and decode workers must both run vLLM' };
+    }
+    return undefined;
+  }
+
+  /** Never rejects. */
   async #run(request: EngineRequest, running: Running): Promise<void> {
     try {
       const response = await this.#post(request, running.abort.signal);
@@ -157,58 +197,59 @@ export class VllmBackend implements EngineBackend {
       if (running.hasEnded) return;
       const failure = ArmatureError.is(error)
         ? error.toData()
-        : { code: 'VLLM_UNREACHABLE', message: `vLLM at ${this.#options.config.baseUrl} broke off: ${reasonOf(error)}`, retryable: true };
+        : { code: 'VLLM_UNREACHABLE', message: `vLLM at ${this.#options.config.baseUrl} broke off: ${reasonOf(error)}`, hint: 'see the log of the vLLM server', retryable: true };
       running.end({ type: 'failed', error: failure });
     }
   }
 
   async #post(request: EngineRequest, signal: AbortSignal): Promise<Response> {
-    const { config } = this.#options;
-    const body = JSON.stringify(completionBody(this.#model, request));
-    const response = await fetch(`${config.baseUrl}/v1/completions`, { method: 'POST', headers: this.#headers({ 'content-type': 'application/json', 'x-request-id': request.id }), body, signal });
+    const response = await this.#http.post('/v1/completions', request.id, completionBody(this.#model, request, this.#options.config.sendPriority), signal);
     if (response.ok) return response;
-    const found = (await response.json().catch(() => undefined)) as { error?: { message?: string }; message?: string } | undefined;
-    throw new ArmatureError('VLLM_REFUSED', `vLLM answered ${response.status}: ${found?.error?.message ?? found?.message ?? 'no reason given'}`, {
-      retryable: response.status >= 500 || response.status === 429,
+    throw new ArmatureError('VLLM_REFUSED', `vLLM answered ${response.status}: ${errorText(await response.text())}`, {
+      retryable: isWorthRetrying(response.status),
       hint: 'see the log of the vLLM server',
     });
   }
 
   async #prefill(request: EngineRequest, running: Running, response: Response): Promise<void> {
-    const body = (await response.json()) as CompletionChunk;
+    const body = parseChunk(await response.text());
     const params = body.kv_transfer_params;
     if (params === null || params === undefined) {
       throw new ArmatureError('VLLM_NO_TRANSFER', 'vLLM returned no kv_transfer_params for a prefill leg', { hint: 'start it with a KV connector: --kv-transfer-config \'{"kv_connector":"NixlConnector","kv_role":"kv_both"}\'' });
     }
-    if (running.hasEnded) return;
-    const usage = usageOf(body, request);
-    running.sink.prefilled?.({ lease: 0, blocks: NO_TOKENS, tokens: request.promptTokens, cachedTokens: usage.cachedTokens, params });
+    const usage = usageOf(body, request, 0);
+    running.prefilled({ lease: 0, blocks: NO_TOKENS, tokens: request.promptTokens, cachedTokens: usage.cachedTokens, params });
     // abilities.firstToken is `decode`: the one token vLLM had to sample is nobody's output.
     running.end({ type: 'finished', usage: { ...usage, outputTokens: 0 } });
   }
 
   async #stream(request: EngineRequest, running: Running, response: Response): Promise<void> {
-    let usage: Usage | undefined;
+    const output = new Output(request, this.info.maxModelTokens);
+    let last: CompletionChunk = {};
     let isDone = false;
+    const finish = (): void => running.end({ type: 'finished', usage: usageOf(last, request, output.tokens) });
     const parser = new SseParser((data) => {
       if (running.hasEnded || isDone) return;
+      running.heard();
       if (data === '[DONE]') {
         isDone = true;
+        if (output.isComplete) finish();
         return;
       }
       const chunk = parseChunk(data);
-      if (chunk.usage !== null && chunk.usage !== undefined) usage = usageOf(chunk, request);
-      const batch = batchOf(chunk, request);
-      if (batch !== undefined) running.sink.tokens(batch);
+      if (chunk.usage !== null && chunk.usage !== undefined) last = chunk;
+      const batch = output.take(chunk);
+      if (batch !== undefined) running.tokens(batch);
     });
-    // Leaving the loop cancels the body, and with it the request if the server still works on it.
-    for await (const bytes of response.body ?? []) {
-      parser.push(bytes as Uint8Array);
-      if (running.hasEnded) return;
-      if (isDone) break;
+    try {
+      // Read to the end, also after [DONE]: only then can the connection be used again.
+      for await (const bytes of response.body ?? []) parser.push(bytes as Uint8Array);
+    } catch (error) {
+      if (!output.isComplete || ArmatureError.is(error)) throw error;
     }
-    if (!isDone) throw new ArmatureError('VLLM_STREAM_TRUNCATED', 'the stream ended before [DONE]', { retryable: true, hint: 'the vLLM server or a proxy before it went away' });
-    running.end({ type: 'finished', usage: usage ?? { promptTokens: request.promptTokens, cachedTokens: 0, outputTokens: 0 } });
+    // Every choice has had its last token: only the server's goodbye is missing.
+    if (output.isComplete) finish();
+    else throw new ArmatureError('VLLM_STREAM_TRUNCATED', `the stream ended ${isDone ? 'with' : 'before'} [DONE], without a finish reason`, { retryable: true, hint: 'the vLLM server or a proxy before it went away' });
   }
 
   #scheduleProbe(): void {
@@ -222,28 +263,21 @@ export class VllmBackend implements EngineBackend {
   async #probe(): Promise<void> {
     const { config, log } = this.#options;
     try {
-      const response = await this.#get('/health');
-      if (!response.ok) throw new Error(`status ${response.status}`);
-      await response.arrayBuffer();
-      if (this.#failure !== undefined) log.info('vLLM is healthy again', { baseUrl: config.baseUrl });
-      this.#failure = undefined;
+      const { ok, status } = await this.#http.get('/health', config.probeTimeoutMs);
+      if (!ok) throw new Error(`status ${status}`);
     } catch (error) {
       if (this.#closing.signal.aborted) return;
+      if (this.#failure === undefined) log.warn('vLLM is not healthy', { baseUrl: config.baseUrl, reason: reasonOf(error) });
       this.#failure = { code: 'VLLM_UNREACHABLE', message: `vLLM at ${config.baseUrl} is not healthy (${reasonOf(error)})`, hint: 'see the log of the vLLM server', retryable: true };
       return;
     }
-    await this.#readMetrics().catch((error: unknown) => log.debug('vLLM metrics not read', { error: String(error) }));
-  }
-
-  /** Ends with the backend, and after probeTimeoutMs. */
-  async #get(path: string): Promise<Response> {
-    const { config, clock } = this.#options;
-    const abort = new AbortController();
-    const timer = clock.setTimer(config.probeTimeoutMs, () => abort.abort(new Error(`no answer within ${config.probeTimeoutMs} ms`)));
+    if (this.#failure !== undefined) log.info('vLLM is healthy again', { baseUrl: config.baseUrl });
+    this.#failure = undefined;
     try {
-      return await fetch(`${config.baseUrl}${path}`, { headers: this.#headers({}), signal: AbortSignal.any([abort.signal, this.#closing.signal]) });
-    } finally {
-      clock.clearTimer(timer);
+      const { ok, text } = await this.#http.get('/metrics', config.probeTimeoutMs);
+      if (ok) this.#metrics = parseMetrics(text);
+    } catch (error) {
+      log.debug('vLLM metrics not read', { error: reasonOf(error) });
     }
   }
 
@@ -251,61 +285,78 @@ export class VllmBackend implements EngineBackend {
     const { config, clock } = this.#options;
     const deadline = clock.nowMs() + config.startTimeoutMs;
     let last = 'no answer';
-    do {
+    for (;;) {
+      this.#throwIfClosed();
+      const leftMs = deadline - clock.nowMs();
       try {
-        const response = await this.#get('/health');
-        if (response.ok) return;
-        last = `status ${response.status}`;
+        const { ok, status } = await this.#http.get('/health', Math.max(1, Math.min(config.probeTimeoutMs, leftMs)));
+        if (ok) return;
+        last = `status ${status}`;
       } catch (error) {
         last = reasonOf(error);
       }
-      if (clock.nowMs() < deadline) await clock.sleep(Math.min(RETRY_MS, config.startTimeoutMs), this.#closing.signal);
-    } while (clock.nowMs() < deadline);
+      this.#throwIfClosed();
+      const waitMs = Math.min(RETRY_MS, deadline - clock.nowMs());
+      if (waitMs <= 0) break;
+      await clock.sleep(waitMs, this.#closing.signal);
+    }
     throw new ArmatureError('VLLM_UNREACHABLE', `vLLM at ${config.baseUrl} is not healthy after ${config.startTimeoutMs} ms (${last})`, { hint: 'start it with `vllm serve MODEL`, or correct engine.config.baseUrl' });
   }
 
-  async #readMetrics(): Promise<ReturnType<typeof parseMetrics>> {
-    const response = await this.#get('/metrics');
-    const parsed = parseMetrics(response.ok ? await response.text() : '');
-    this.#metrics = parsed.values;
-    return parsed;
+  async #readModel(): Promise<ModelCard> {
+    const { config } = this.#options;
+    const { status, ok, text } = await this.#answer('/v1/models');
+    if (!ok) throw new ArmatureError('VLLM_REFUSED', `vLLM answered ${status} to /v1/models`, { hint: 'does it need engine.config.apiKey?' });
+    const cards = modelCards(text);
+    if (cards === undefined) throw new ArmatureError('VLLM_ANSWER_INVALID', `${config.baseUrl}/v1/models is not a list of models`, { hint: 'is engine.config.baseUrl a vLLM server?' });
+    const model = config.model === '' ? cards[0] : cards.find((entry) => entry.id === config.model);
+    if (model === undefined) {
+      throw new ArmatureError('VLLM_MODEL_UNKNOWN', `vLLM at ${config.baseUrl} does not serve "${config.model}"`, { hint: `it serves: ${cards.map((entry) => entry.id).join(', ') || 'nothing'}` });
+    }
+    return model;
   }
 
-  async #json(path: string): Promise<unknown> {
-    const response = await this.#get(path);
-    if (!response.ok) throw new ArmatureError('VLLM_REFUSED', `vLLM answered ${response.status} to ${path}`, { hint: 'does it need engine.config.apiKey?' });
-    return response.json();
+  /** A GET of the start: what goes wrong has a code. */
+  async #answer(path: string): Promise<{ readonly ok: boolean; readonly status: number; readonly text: string }> {
+    const { config } = this.#options;
+    try {
+      return await this.#http.get(path, config.probeTimeoutMs);
+    } catch (error) {
+      this.#throwIfClosed();
+      throw new ArmatureError('VLLM_UNREACHABLE', `${config.baseUrl}${path}: ${reasonOf(error)}`, { hint: 'see the log of the vLLM server', cause: error });
+    }
   }
 
-  #headers(more: Record<string, string>): Record<string, string> {
-    const { apiKey } = this.#options.config;
-    return apiKey === '' ? more : { ...more, authorization: `Bearer ${apiKey}` };
+  #throwIfClosed(): void {
+    if (this.#closing.signal.aborted) throw new ArmatureError(closedError.code, closedError.message);
   }
 }
 
-function usageOf(chunk: CompletionChunk, request: EngineRequest): Usage {
+/** Prompt tokens are the request's: after a migration vLLM's prompt holds output too. Without usage, what was delivered counts. */
+function usageOf(chunk: CompletionChunk, request: EngineRequest, delivered: number): Usage {
+  const { usage } = chunk;
   return {
-    promptTokens: chunk.usage?.prompt_tokens ?? request.promptTokens,
-    cachedTokens: chunk.usage?.prompt_tokens_details?.cached_tokens ?? 0,
-    outputTokens: chunk.usage?.completion_tokens ?? 0,
+    promptTokens: request.promptTokens,
+    cachedTokens: Math.min(request.promptTokens, usage?.prompt_tokens_details?.cached_tokens ?? 0),
+    outputTokens: usage?.completion_tokens ?? delivered,
   };
 }
 
-/** One event of the stream. An error event, or a choice that vLLM gave up, ends the request: no request ends as an empty success. */
-function parseChunk(data: string): CompletionChunk {
-  let chunk: CompletionChunk;
+/** vLLM says `{error: {message}}`; a proxy may say anything. */
+function errorText(text: string): string {
   try {
-    chunk = JSON.parse(data) as CompletionChunk;
-  } catch (error) {
-    throw new ArmatureError('VLLM_STREAM_INVALID', `the stream brought ${data.slice(0, 80)}, which is not JSON`, { retryable: true, cause: error });
+    const found = JSON.parse(text) as { error?: { message?: string }; message?: string } | null;
+    return found?.error?.message ?? found?.message ?? 'no reason given';
+  } catch {
+    return text === '' ? 'no reason given' : text.slice(0, 200);
   }
-  if (chunk.error !== undefined) throw new ArmatureError('VLLM_FAILED', chunk.error.message ?? 'vLLM reported an error in the stream', { retryable: true });
-  const given = chunk.choices?.find(({ finish_reason: reason }) => reason === 'abort' || reason === 'error');
-  if (given !== undefined) throw new ArmatureError('VLLM_FAILED', `vLLM gave the request up (${given.finish_reason})`, { retryable: true });
-  return chunk;
 }
 
-function reasonOf(error: unknown): string {
-  const { cause, message } = error as Error & { cause?: { code?: string } };
-  return cause?.code ?? message;
+function modelCards(text: string): readonly ModelCard[] | undefined {
+  try {
+    const { data } = JSON.parse(text) as { data?: unknown };
+    return Array.isArray(data) && data.every((entry) => typeof (entry as ModelCard | null)?.id === 'string') ? (data as ModelCard[]) : undefined;
+  } catch {
+    return undefined;
+  }
 }

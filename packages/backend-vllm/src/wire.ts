@@ -1,21 +1,15 @@
-import { FinishCode } from '@armature/contracts';
-import type { EngineRequest, TokenBatch } from '@armature/contracts';
+import { ArmatureError, FinishCode } from '@armature/contracts';
+import type { EngineRequest } from '@armature/contracts';
 
 /** Body of vLLM's `POST /v1/completions`, token ids in, token ids out. Facts: vLLM 0.32. */
-export function completionBody(model: string, request: EngineRequest): Record<string, unknown> {
+export function completionBody(model: string, request: EngineRequest, sendPriority: boolean): Record<string, unknown> {
   const { sampling, stop } = request;
-  const generated = request.tokenIds.length - request.promptTokens;
-  const isPrefill = request.leg === 'prefill';
-  const bias = Object.fromEntries([...sampling.biasTokenIds].map((token, i) => [token, sampling.biasValues[i]]));
   return {
     model,
     prompt: [...request.tokenIds],
-    stream: !isPrefill,
-    ...(isPrefill ? {} : { stream_options: { include_usage: true } }),
+    ...(request.leg === 'prefill' ? prefillLimits : outputLimits(request)),
     return_token_ids: true,
     return_tokens_as_token_ids: true,
-    n: isPrefill ? 1 : request.choices,
-    max_tokens: isPrefill ? 1 : Math.max(1, stop.maxTokens - generated),
     temperature: sampling.temperature,
     top_p: sampling.topP,
     top_k: sampling.topK,
@@ -25,16 +19,43 @@ export function completionBody(model: string, request: EngineRequest): Record<st
     frequency_penalty: sampling.frequencyPenalty,
     presence_penalty: sampling.presencePenalty,
     repetition_penalty: sampling.repetitionPenalty,
-    ...(sampling.biasTokenIds.length === 0 ? {} : { logit_bias: bias }),
-    ...(sampling.topLogprobs < 0 ? {} : { logprobs: sampling.topLogprobs }),
-    stop_token_ids: [...stop.stopTokenIds],
-    min_tokens: isPrefill ? 0 : Math.max(0, stop.minTokens - generated),
-    ignore_eos: stop.ignoreEos,
+    ...(sampling.biasTokenIds.length === 0 ? {} : { logit_bias: Object.fromEntries([...sampling.biasTokenIds].map((token, i) => [token, sampling.biasValues[i]])) }),
     ...(request.cacheSalt === '' ? {} : { cache_salt: request.cacheSalt }),
-    // vLLM: lower is sooner; ours: higher is sooner.
-    ...(request.priority === 0 ? {} : { priority: -request.priority }),
+    // vLLM: lower is sooner; ours: higher is sooner. Without `--scheduling-policy priority` vLLM refuses any but 0.
+    ...(request.priority === 0 || !sendPriority ? {} : { priority: -request.priority }),
+    ...(stop.stopTokenIds.length === 0 || request.leg === 'prefill' ? {} : { stop_token_ids: [...stop.stopTokenIds] }),
     ...transferParams(request),
   };
+}
+
+/**
+ * The one token that ends a prefill is nobody's output. It must end by length: after an end-of-sequence or stop token vLLM's connectors
+ * free the blocks at once and return no transfer parameters (`request_finished` asks for FINISHED_LENGTH_CAPPED).
+ */
+const prefillLimits = { stream: false, n: 1, max_tokens: 1, min_tokens: 1, ignore_eos: true };
+
+function outputLimits(request: EngineRequest): Record<string, unknown> {
+  const { stop, sampling } = request;
+  const maxTokens = maxNewTokens(request);
+  return {
+    stream: true,
+    stream_options: { include_usage: true },
+    n: request.choices,
+    max_tokens: maxTokens,
+    // vLLM refuses min_tokens above max_tokens.
+    min_tokens: Math.min(maxTokens, Math.max(0, stop.minTokens - generatedBefore(request))),
+    ignore_eos: stop.ignoreEos,
+    ...(sampling.topLogprobs < 0 ? {} : { logprobs: sampling.topLogprobs }),
+  };
+}
+
+/** Output tokens that came from another engine (migration) count against the limits of the whole request. */
+function generatedBefore(request: EngineRequest): number {
+  return request.tokenIds.length - request.promptTokens;
+}
+
+export function maxNewTokens(request: EngineRequest): number {
+  return Math.max(1, request.stop.maxTokens - generatedBefore(request));
 }
 
 function transferParams(request: EngineRequest): Record<string, unknown> {
@@ -43,72 +64,66 @@ function transferParams(request: EngineRequest): Record<string, unknown> {
   return {};
 }
 
-export interface CompletionChunk {
-  readonly choices?: readonly {
-    readonly index?: number;
-    readonly token_ids?: readonly number[] | null;
-    readonly finish_reason?: string | null;
-    readonly logprobs?: {
-      readonly token_logprobs?: readonly (number | null)[];
-      readonly top_logprobs?: readonly (Readonly<Record<string, number>> | null)[];
-    } | null;
-  }[];
-  readonly usage?: { readonly prompt_tokens?: number; readonly completion_tokens?: number; readonly prompt_tokens_details?: { readonly cached_tokens?: number } | null } | null;
-  readonly kv_transfer_params?: Readonly<Record<string, unknown>> | null;
-  readonly error?: { readonly message?: string; readonly code?: unknown };
+export interface ChunkChoice {
+  readonly index?: number;
+  readonly text?: string;
+  readonly token_ids?: readonly number[] | null;
+  readonly finish_reason?: string | null;
+  readonly logprobs?: {
+    readonly token_logprobs?: readonly (number | null)[];
+    readonly top_logprobs?: readonly (Readonly<Record<string, number>> | null)[];
+  } | null;
 }
 
-/** The tokens of one chunk as columns; undefined when it brings none. */
-export function batchOf(chunk: CompletionChunk, request: EngineRequest): TokenBatch | undefined {
-  const rows = (chunk.choices ?? []).flatMap((choice) => {
-    const ids = choice.token_ids ?? [];
-    return ids.map((token, i) => ({ token, choice: choice.index ?? 0, finish: i === ids.length - 1 ? finishOf(choice.finish_reason) : FinishCode.None, at: i, logprobs: choice.logprobs }));
-  });
-  if (rows.length === 0) return undefined;
-  const top = request.sampling.topLogprobs;
-  const topCount = Math.max(0, top);
-  const batch = {
-    count: rows.length,
-    tokenIds: Int32Array.from(rows, (row) => row.token),
-    choices: request.choices > 1 ? Uint8Array.from(rows, (row) => row.choice) : undefined,
-    finish: Uint8Array.from(rows, (row) => row.finish),
-    logprobs: top < 0 ? undefined : Float32Array.from(rows, (row) => row.logprobs?.token_logprobs?.[row.at] ?? NaN),
-    topCount,
-    topTokenIds: topCount === 0 ? undefined : new Int32Array(rows.length * topCount).fill(-1),
-    topLogprobs: topCount === 0 ? undefined : new Float32Array(rows.length * topCount),
-  };
-  rows.forEach((row, i) => {
-    const alternatives = Object.entries(row.logprobs?.top_logprobs?.[row.at] ?? {}).sort(([, a], [, b]) => b - a);
-    alternatives.slice(0, topCount).forEach(([name, logprob], k) => {
-      (batch.topTokenIds as Int32Array)[i * topCount + k] = tokenIdOf(name);
-      (batch.topLogprobs as Float32Array)[i * topCount + k] = logprob;
-    });
-  });
-  return batch;
+interface ErrorBody {
+  readonly message?: string;
+  readonly code?: unknown;
+}
+
+export interface CompletionChunk {
+  readonly object?: string;
+  readonly message?: string;
+  readonly code?: unknown;
+  readonly choices?: readonly ChunkChoice[];
+  readonly usage?: { readonly prompt_tokens?: number; readonly completion_tokens?: number; readonly prompt_tokens_details?: { readonly cached_tokens?: number } | null } | null;
+  readonly kv_transfer_params?: Readonly<Record<string, unknown>> | null;
+  readonly error?: ErrorBody;
+}
+
+/**
+ * One completion, or one event of a stream. An error, or a choice that vLLM gave up, is thrown: no request ends as an empty success.
+ * Throws `VLLM_STREAM_INVALID`, `VLLM_FAILED`.
+ */
+export function parseChunk(data: string): CompletionChunk {
+  let chunk: CompletionChunk | null | undefined;
+  try {
+    chunk = JSON.parse(data) as CompletionChunk | null;
+  } catch {
+    chunk = undefined;
+  }
+  if (typeof chunk !== 'object' || chunk === null || !Array.isArray(chunk.choices ?? [])) {
+    throw new ArmatureError('VLLM_STREAM_INVALID', `the answer brought ${JSON.stringify(data.slice(0, 80))}, which is not a completion`, { retryable: true, hint: 'is engine.config.baseUrl a vLLM server, without a proxy that changes answers?' });
+  }
+  const error = chunk.error ?? (chunk.object === 'error' ? chunk : undefined);
+  if (error !== undefined) throw new ArmatureError('VLLM_FAILED', `vLLM: ${error.message ?? 'an error without a message'}`, { retryable: isWorthRetrying(Number(error.code)), hint: 'see the log of the vLLM server' });
+  const given = chunk.choices?.find(({ finish_reason: reason }) => reason === 'abort' || reason === 'error');
+  if (given !== undefined) throw new ArmatureError('VLLM_FAILED', `vLLM gave the request up (${given.finish_reason})`, { retryable: true, hint: 'see the log of the vLLM server' });
+  return chunk;
+}
+
+/** The same request may succeed elsewhere or later, unless the status says that the request itself is wrong. */
+export function isWorthRetrying(status: number): boolean {
+  return !(status >= 400 && status < 500) || status === 408 || status === 429;
 }
 
 /** With `return_tokens_as_token_ids` a token is named `token_id:123`. */
-function tokenIdOf(name: string): number {
+export function tokenIdOf(name: string): number {
   const id = Number(name.startsWith('token_id:') ? name.slice(9) : NaN);
   return Number.isInteger(id) ? id : -1;
 }
 
 export function finishOf(reason: string | null | undefined): FinishCode {
   if (reason === null || reason === undefined) return FinishCode.None;
-  return reason === 'length' ? FinishCode.Length : FinishCode.Stop;
-}
-
-/** Numbers of a Prometheus text by name, summed over label sets; plus the labels of `vllm:cache_config_info`. */
-export function parseMetrics(text: string): { readonly values: ReadonlyMap<string, number>; readonly cacheConfig: ReadonlyMap<string, string> } {
-  const values = new Map<string, number>();
-  const cacheConfig = new Map<string, string>();
-  for (const line of text.split('\n')) {
-    const match = /^([A-Za-z_:][\w:]*)(\{.*\})?\s+(\S+)/.exec(line);
-    if (match === null) continue;
-    const [, name = '', labels = '', value = ''] = match;
-    values.set(name, (values.get(name) ?? 0) + Number(value));
-    if (name !== 'vllm:cache_config_info') continue;
-    for (const [, key = '', label = ''] of labels.matchAll(/(\w+)="([^"]*)"/g)) cacheConfig.set(key, label);
-  }
-  return { values, cacheConfig };
+  if (reason === 'length') return FinishCode.Length;
+  return reason === 'content_filter' ? FinishCode.ContentFilter : FinishCode.Stop;
 }
