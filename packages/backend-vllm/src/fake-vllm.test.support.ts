@@ -9,6 +9,13 @@ export class FakeVllm {
   /** Completions whose connection the client closed before the answer was whole. */
   aborted = 0;
   isHealthy = true;
+  /** Connections accepted: keep-alive or not. */
+  connections = 0;
+  /** Paths that are answered with a header and the beginning of a body, and then with silence. */
+  readonly trickling = new Set<string>();
+  modelsBody: string | undefined = undefined;
+  /** Keys it accepts; empty = any. */
+  apiKey = '';
   model = { id: 'demo', object: 'model', max_model_len: 4096, root: '/models/demo' };
   metrics = [
     '# TYPE vllm:num_requests_running gauge',
@@ -22,6 +29,7 @@ export class FakeVllm {
   readonly #server = http.createServer((request, response) => void this.#serve(request, response));
 
   async listen(): Promise<string> {
+    this.#server.on('connection', () => void this.connections++);
     await new Promise<void>((resolve) => this.#server.listen(0, '127.0.0.1', resolve));
     return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
@@ -33,26 +41,93 @@ export class FakeVllm {
 
   async #serve(request: http.IncomingMessage, response: http.ServerResponse): Promise<void> {
     const json = (value: unknown): void => void response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(value));
+    const isV1 = request.url?.startsWith('/v1/') ?? false;
+    if (isV1 && this.apiKey !== '' && request.headers.authorization !== `Bearer ${this.apiKey}`) {
+      response.writeHead(401, { 'content-type': 'application/json' }).end(JSON.stringify({ error: 'Unauthorized' }));
+      return;
+    }
+    if (this.trickling.has(request.url ?? '')) {
+      response.writeHead(200).write(' ');
+      return;
+    }
     switch (request.url) {
       case '/health':
         response.writeHead(this.isHealthy ? 200 : 503).end();
         return;
       case '/v1/models':
-        json({ object: 'list', data: [this.model] });
+        if (this.modelsBody === undefined) json({ object: 'list', data: [this.model] });
+        else response.writeHead(200).end(this.modelsBody);
         return;
       case '/metrics':
         response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(this.metrics);
         return;
-      default: {
+      case '/v1/completions': {
         const chunks: Buffer[] = [];
         for await (const chunk of request) chunks.push(chunk as Buffer);
         const received = { body: JSON.parse(Buffer.concat(chunks).toString()) as Record<string, unknown>, headers: request.headers };
+        const problem = problemWith(request, received.body);
+        if (problem !== undefined) {
+          response.writeHead(400, { 'content-type': 'application/json' }).end(JSON.stringify({ error: { message: problem, type: 'BadRequestError', param: null, code: 400 } }));
+          return;
+        }
         this.requests.push(received);
         response.on('close', () => void (response.writableFinished || this.aborted++));
         await this.answer(received, response);
+        return;
       }
+      default:
+        response.writeHead(404).end('{"detail":"Not Found"}');
     }
   }
+}
+
+const FIELDS: Readonly<Record<string, (value: unknown) => boolean>> = {
+  model: (value) => value === 'demo',
+  prompt: (value) => Array.isArray(value) && value.length > 0 && value.every((token) => isIn(token, 0, 2 ** 31)),
+  stream: isBoolean,
+  stream_options: (value) => JSON.stringify(value) === '{"include_usage":true}',
+  return_token_ids: (value) => value === true,
+  return_tokens_as_token_ids: (value) => value === true,
+  n: (value) => isIn(value, 1, 128),
+  max_tokens: (value) => isIn(value, 1, 2 ** 31),
+  min_tokens: (value) => isIn(value, 0, 2 ** 31),
+  temperature: (value) => isNumber(value, 0, 2),
+  top_p: (value) => isNumber(value, 0, 1),
+  top_k: (value) => isIn(value, -1, 2 ** 31),
+  min_p: (value) => isNumber(value, 0, 1),
+  seed: (value) => isIn(value, 0, Number.MAX_SAFE_INTEGER),
+  frequency_penalty: (value) => isNumber(value, -2, 2),
+  presence_penalty: (value) => isNumber(value, -2, 2),
+  repetition_penalty: (value) => isNumber(value, 0, 100),
+  logit_bias: (value) => Object.values(value as object).every((bias) => isNumber(bias, -100, 100)),
+  logprobs: (value) => isIn(value, 0, 20),
+  stop_token_ids: (value) => Array.isArray(value) && value.every((token) => isIn(token, 0, 2 ** 31)),
+  ignore_eos: isBoolean,
+  cache_salt: (value) => typeof value === 'string' && value !== '',
+  priority: (value) => isIn(value, -(2 ** 31), 2 ** 31),
+  kv_transfer_params: (value) => typeof value === 'object' && value !== null,
+};
+
+/** What vLLM would answer with 400: stricter than it, which ignores unknown fields. */
+function problemWith(request: http.IncomingMessage, body: Record<string, unknown>): string | undefined {
+  if (request.method !== 'POST' || request.headers['content-type'] !== 'application/json') return 'not a JSON post';
+  for (const [name, value] of Object.entries(body)) if (FIELDS[name]?.(value) !== true) return `field ${name}: ${JSON.stringify(value)}`;
+  for (const name of ['model', 'prompt', 'return_token_ids', 'max_tokens']) if (!(name in body)) return `field ${name} is missing`;
+  if (Number(body['min_tokens']) > Number(body['max_tokens'])) return 'min_tokens must be less than or equal to max_tokens';
+  if ('stream_options' in body && body['stream'] !== true) return 'Stream options can only be defined when stream=True';
+  return undefined;
+}
+
+function isBoolean(value: unknown): boolean {
+  return typeof value === 'boolean';
+}
+
+function isNumber(value: unknown, least: number, most: number): boolean {
+  return typeof value === 'number' && value >= least && value <= most;
+}
+
+function isIn(value: unknown, least: number, most: number): boolean {
+  return Number.isInteger(value) && isNumber(value, least, most);
 }
 
 /** One event of a completion stream. */
@@ -66,3 +141,14 @@ export function choice(ids: number[], more: object = {}): object {
 
 export const usageChunk = chunk([], { usage: { prompt_tokens: 5, total_tokens: 8, completion_tokens: 3, prompt_tokens_details: { cached_tokens: 4 } } });
 export const done = 'data: [DONE]\n\n';
+
+/** Mulberry32. */
+export function seeded(seed: number): (bound: number) => number {
+  let state = seed >>> 0;
+  return (bound) => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) % bound;
+  };
+}

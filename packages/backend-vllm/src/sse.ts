@@ -8,7 +8,7 @@ const MAX_EVENT_CHARS = 16 << 20;
  * skipped, LF, CRLF or CR line ends, chunks cut anywhere (also inside a character). An event without its closing empty line is dropped.
  */
 export class SseParser {
-  readonly #decoder: TextDecoder;
+  readonly #decoder = new TextDecoder();
   readonly #onData: (data: string) => void;
   #line: string;
   #data: string[];
@@ -16,7 +16,6 @@ export class SseParser {
   #endedInCr: boolean;
 
   constructor(onData: (data: string) => void) {
-    this.#decoder = new TextDecoder();
     this.#onData = onData;
     this.#line = '';
     this.#data = [];

@@ -1,7 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { FinishCode } from '@armature/contracts';
 import type { Clock, EngineRequest, EngineSink, InferenceEnd, Logger, PrefillHandover, TokenBatch } from '@armature/contracts';
-import { choice, chunk, done, FakeVllm, usageChunk } from './fake-vllm.test.support.ts';
+import { choice, chunk, done, FakeVllm, seeded, usageChunk } from './fake-vllm.test.support.ts';
 import { parseMetrics, SseParser, VllmBackend } from './index.ts';
 import type { VllmConfig } from './index.ts';
 
@@ -76,7 +76,7 @@ afterEach(async () => {
 });
 
 function make(config: Partial<VllmConfig> = {}): VllmBackend {
-  const backend = new VllmBackend({ config: { baseUrl, model: '', apiKey: '', totalBlocks: 0, startTimeoutMs: 300, probeIntervalMs: 20, probeTimeoutMs: 500, ...config }, blockSize: 32, clock, log });
+  const backend = new VllmBackend({ config: { baseUrl, model: '', apiKey: '', totalBlocks: 0, sendPriority: false, startTimeoutMs: 300, probeIntervalMs: 20, probeTimeoutMs: 500, idleTimeoutMs: 30_000, ...config }, blockSize: 32, clock, log });
   backends.push(backend);
   return backend;
 }
@@ -154,7 +154,7 @@ describe('a request', () => {
       sampling: { ...base.sampling, temperature: 0.5, biasTokenIds: Int32Array.of(8), biasValues: Float32Array.of(-1) },
       stop: { maxTokens: 10, minTokens: 4, stopTokenIds: Int32Array.of(2), ignoreEos: true },
       kvSource: { type: 'opaque', params: { do_remote_prefill: true, remote_block_ids: [[1, 2]] } },
-    }, { apiKey: 'sesame' });
+    }, { apiKey: 'sesame', sendPriority: true });
     expect(sink.ids).toEqual([10, 11, 12]);
     expect(sink.batches.at(-1)).toMatchObject({ count: 2, finish: Uint8Array.of(FinishCode.None, FinishCode.Length), choices: undefined, logprobs: undefined });
     expect(sink.ends).toEqual([{ type: 'finished', usage: { promptTokens: 5, cachedTokens: 4, outputTokens: 3 } }]);
@@ -286,8 +286,44 @@ describe('parsers', () => {
     }
   });
 
-  test('Prometheus text: rubbish is skipped, label sets are added up', () => {
-    const { values, cacheConfig } = parseMetrics('# HELP a b\na{x="1"} 1\na{x="2"} 2.5\nnonsense\n\nvllm:cache_config_info{block_size="32",s="a b"} 1.0\n');
-    expect([values.get('a'), cacheConfig.get('block_size'), cacheConfig.get('s')]).toEqual([3.5, '32', 'a b']);
+  test('server-sent events with mixed line ends, cut into many random pieces', () => {
+    for (let seed = 1; seed <= 300; seed++) {
+      const below = seeded(seed);
+      const end = (): string => ['\n', '\r\n', '\r'][below(3)] as string;
+      const wanted: string[] = [];
+      let text = '';
+      for (let event = 0; event < 5; event++) {
+        const data = Array.from({ length: 1 + below(2) }, () => ['{"a":1}', '', 'ü🦙', 'x'.repeat(below(9))][below(4)] as string);
+        wanted.push(data.join('\n'));
+        // A bare CR before a line that begins with LF would be one line end: the empty line takes the same kind as its predecessor.
+        const kind = end();
+        text += (below(3) === 0 ? `: ping${kind}` : '') + data.map((line) => `data: ${line}${kind}`).join('') + kind;
+        if (kind === '\r') text += `id: ${event}${kind}`;
+      }
+      const bytes = Buffer.from(text);
+      const got: string[] = [];
+      const parser = new SseParser((data) => got.push(data));
+      for (let at = 0; at < bytes.length; ) {
+        const size = 1 + below(4);
+        parser.push(bytes.subarray(at, at + size));
+        at += size;
+      }
+      expect(got, `seed ${seed}: ${JSON.stringify(text)}`).toEqual(wanted);
+    }
+  });
+
+  test('an event without end is refused', () => {
+    const parser = new SseParser(() => undefined);
+    const line = Buffer.from(`data: ${'x'.repeat(1 << 20)}\n`);
+    expect(() => {
+      for (let i = 0; i < 20; i++) parser.push(line);
+    }).toThrow(expect.objectContaining({ code: 'VLLM_STREAM_INVALID' }) as Error);
+  });
+
+  test('Prometheus text: rubbish is skipped, label sets are added up, "None" is no number', () => {
+    const one = parseMetrics('# HELP a b\na{x="1"} 1\na{x="2"} 2.5\nnonsense\nb NaN\n\nvllm:cache_config_info{block_size="32",num_gpu_blocks="7",s="a b"} 1.0\n');
+    expect([one.sum('a'), one.mean('a'), one.sum('b'), one.sum('c'), one.blockSize, one.totalBlocks]).toEqual([3.5, 1.75, undefined, undefined, 32, 7]);
+    const none = parseMetrics('vllm:cache_config_info{block_size="None",num_gpu_blocks="None"} 1.0\nvllm:cache_config_info{engine="1",block_size="16",num_gpu_blocks="5"} 1.0');
+    expect([none.blockSize, none.totalBlocks]).toEqual([16, 5]);
   });
 });

@@ -233,7 +233,8 @@ export class VllmBackend implements EngineBackend {
       running.heard();
       if (data === '[DONE]') {
         isDone = true;
-        if (output.isComplete) finish();
+        if (!output.isComplete) throw truncated('the stream ended with [DONE], and not every choice has a finish reason');
+        finish();
         return;
       }
       const chunk = parseChunk(data);
@@ -245,11 +246,11 @@ export class VllmBackend implements EngineBackend {
       // Read to the end, also after [DONE]: only then can the connection be used again.
       for await (const bytes of response.body ?? []) parser.push(bytes as Uint8Array);
     } catch (error) {
-      if (!output.isComplete || ArmatureError.is(error)) throw error;
+      if (!output.isComplete) throw error;
     }
-    // Every choice has had its last token: only the server's goodbye is missing.
-    if (output.isComplete) finish();
-    else throw new ArmatureError('VLLM_STREAM_TRUNCATED', `the stream ended ${isDone ? 'with' : 'before'} [DONE], without a finish reason`, { retryable: true, hint: 'the vLLM server or a proxy before it went away' });
+    if (!output.isComplete) throw truncated('the stream ended before [DONE]');
+    // Every choice has had its last token: if not done, only the server's goodbye is missing.
+    finish();
   }
 
   #scheduleProbe(): void {
@@ -330,6 +331,10 @@ export class VllmBackend implements EngineBackend {
   #throwIfClosed(): void {
     if (this.#closing.signal.aborted) throw new ArmatureError(closedError.code, closedError.message);
   }
+}
+
+function truncated(message: string): ArmatureError {
+  return new ArmatureError('VLLM_STREAM_TRUNCATED', message, { retryable: true, hint: 'the vLLM server or a proxy before it went away' });
 }
 
 /** Prompt tokens are the request's: after a migration vLLM's prompt holds output too. Without usage, what was delivered counts. */
