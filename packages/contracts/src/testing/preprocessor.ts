@@ -76,6 +76,8 @@ function encodeRules(create: PreprocessorContractOptions['create']): ContractRul
           for (const id of first.tokenIds) assert.ok(id >= 0 && id < preprocessor.card.vocabSize, `${text}: ${id}`);
           assert.ok(first.reusedTokens >= 0 && first.reusedTokens <= first.tokenIds.length);
           const kept = first.tokenIds.slice();
+          preprocessor.encodeText(`another text, ${text}`);
+          assert.deepEqual(first.tokenIds, kept, `${text}: changed by a later call`);
           first.tokenIds.fill(-1);
           assert.deepEqual(preprocessor.encodeText(text).tokenIds, kept, text);
         }
