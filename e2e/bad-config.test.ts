@@ -32,6 +32,7 @@ describe('bad input: a clear error, an exit code by class, nothing half-started'
     expect(text).toMatch(/kv2/);
     expect(text).toMatch(/nope/);
     expect(text).toMatch(/replicas/);
+    expect(text).toMatch(/CONFIG_DUPLICATE_NAME/);
   });
 
   it.each([

@@ -1,113 +1,8 @@
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { FinishCode } from '@armature/contracts';
-import type { Clock, EngineRequest, EngineSink, InferenceEnd, Logger, PrefillHandover, TokenBatch } from '@armature/contracts';
 import { choice, chunk, done, FakeVllm, seeded, usageChunk } from './fake-vllm.test.support.ts';
-import { parseMetrics, SseParser, VllmBackend } from './index.ts';
-import type { VllmConfig } from './index.ts';
-
-const clock: Clock = {
-  nowMs: () => performance.now(),
-  wallMs: () => Date.now(),
-  setTimer: (delayMs, callback) => setTimeout(callback, delayMs),
-  clearTimer: (timer) => clearTimeout(timer as NodeJS.Timeout),
-  defer: (callback) => void setImmediate(callback),
-  sleep: (delayMs, signal) =>
-    new Promise((resolve, reject) => {
-      setTimeout(resolve, delayMs);
-      signal?.addEventListener('abort', () => reject(signal.reason as Error));
-    }),
-};
-const log: Logger = { debug: () => undefined, info: () => undefined, warn: () => undefined, error: () => undefined, child: () => log, isEnabled: () => false };
-
-const base: EngineRequest = {
-  id: 'req-1',
-  leg: 'full',
-  tokenIds: Int32Array.of(1, 2, 3, 4, 5),
-  promptTokens: 5,
-  sequenceHashes: new Int32Array(0),
-  cacheSalt: '',
-  sampling: { temperature: 0, topP: 1, topK: 0, minP: 0, seedLo: 7, seedHi: 0, frequencyPenalty: 0, presencePenalty: 0, repetitionPenalty: 1, biasTokenIds: new Int32Array(0), biasValues: new Float32Array(0), topLogprobs: -1 },
-  stop: { maxTokens: 10, minTokens: 0, stopTokenIds: new Int32Array(0), ignoreEos: false },
-  choices: 1,
-  firstTokens: undefined,
-  priority: 0,
-  kvSource: undefined,
-  leaseTtlMs: 1000,
-};
-
-class Recorder implements EngineSink {
-  readonly batches: TokenBatch[] = [];
-  readonly ends: InferenceEnd[] = [];
-  readonly handovers: PrefillHandover[] = [];
-  readonly ended: Promise<InferenceEnd>;
-  #resolve!: (end: InferenceEnd) => void;
-  onTokens: (() => void) | undefined = undefined;
-
-  constructor() {
-    this.ended = new Promise((resolve) => (this.#resolve = resolve));
-  }
-  tokens(batch: TokenBatch): void {
-    this.batches.push(batch);
-    this.onTokens?.();
-  }
-  prefilled(handover: PrefillHandover): void {
-    this.handovers.push(handover);
-  }
-  end(end: InferenceEnd): void {
-    this.ends.push(end);
-    this.#resolve(end);
-  }
-  get ids(): number[] {
-    return this.batches.flatMap((batch) => [...batch.tokenIds]);
-  }
-}
-
-let server: FakeVllm;
-let baseUrl: string;
-let backends: VllmBackend[] = [];
-beforeEach(async () => {
-  server = new FakeVllm();
-  baseUrl = await server.listen();
-});
-afterEach(async () => {
-  await Promise.all(backends.map((backend) => backend.close()));
-  backends = [];
-  await server.close();
-});
-
-function make(config: Partial<VllmConfig> = {}): VllmBackend {
-  const backend = new VllmBackend({ config: { baseUrl, model: '', apiKey: '', totalBlocks: 0, sendPriority: false, startTimeoutMs: 300, probeIntervalMs: 20, probeTimeoutMs: 500, idleTimeoutMs: 30_000, ...config }, blockSize: 32, clock, log });
-  backends.push(backend);
-  return backend;
-}
-
-async function started(config: Partial<VllmConfig> = {}): Promise<VllmBackend> {
-  const backend = make(config);
-  await backend.start();
-  return backend;
-}
-
-/** Sends `parts` one by one, as separate packets. */
-const streaming =
-  (...parts: (string | Buffer)[]): FakeVllm['answer'] =>
-  async (_request, response) => {
-    response.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8' });
-    for (const part of parts) {
-      response.write(part);
-      await new Promise((resolve) => setTimeout(resolve, 2));
-    }
-    response.end();
-  };
-
-async function run(request: Partial<EngineRequest> = {}, config: Partial<VllmConfig> = {}): Promise<Recorder> {
-  const backend = await started(config);
-  const sink = new Recorder();
-  backend.submit({ ...base, ...request }, sink);
-  await sink.ended;
-  await new Promise((resolve) => setTimeout(resolve, 5));
-  expect(sink.ends).toHaveLength(1);
-  return sink;
-}
+import { parseMetrics, SseParser } from './index.ts';
+import { base, make, Recorder, run, server, started, streaming } from './testing.test.support.ts';
 
 describe('start', () => {
   test('reads model, length and cache size; load comes from /metrics', async () => {
@@ -169,25 +64,31 @@ describe('a request', () => {
 
   test('choices and logprobs', async () => {
     const logprobs = { tokens: ['token_id:10'], token_logprobs: [-0.5], top_logprobs: [{ 'token_id:10': -0.5, 'token_id:7': -1.5 }], text_offset: [0] };
-    server.answer = streaming(chunk([choice([10], { index: 1, logprobs })]), chunk([choice([20], { logprobs: { ...logprobs, token_logprobs: [-0.25] }, finish_reason: 'stop' })]), usageChunk, done);
+    server.answer = streaming(chunk([choice([10], { index: 1, logprobs, finish_reason: 'length' })]), chunk([choice([20], { logprobs: { ...logprobs, token_logprobs: [-0.25] }, finish_reason: 'stop' })]), usageChunk, done);
     const sink = await run({ choices: 2, sampling: { ...base.sampling, topLogprobs: 3 } });
     expect(sink.batches[0]).toMatchObject({ choices: Uint8Array.of(1), topCount: 3, logprobs: Float32Array.of(-0.5), topTokenIds: Int32Array.of(10, 7, -1) });
     expect(sink.batches[1]).toMatchObject({ choices: Uint8Array.of(0), finish: Uint8Array.of(FinishCode.Stop), logprobs: Float32Array.of(-0.25) });
     expect(server.requests[0]?.body).toMatchObject({ n: 2, logprobs: 3 });
   });
 
-  test('chunks cut anywhere, CRLF, comments and joined events give the same tokens', async () => {
-    const stream = Buffer.from(`: ping\r\n\r\nevent: message\r\n${chunk([choice([10], { text: '🦙ü' })])}${chunk([choice([11])])}${usageChunk}${done}`.replaceAll('\n\n', '\r\n\r\n'));
-    const bytes = Array.from(stream, (byte) => Buffer.of(byte));
-    server.answer = async (_request, response) => {
-      response.writeHead(200);
-      for (const byte of bytes) response.write(byte);
-      response.end();
-      await Promise.resolve();
+  test('a stream cut at any byte position, or into single bytes, gives the same tokens', async () => {
+    const text = `: ping\r\n\r\nevent: message\r\n${chunk([choice([10], { text: '🦙ü' })])}${chunk([choice([11], { finish_reason: 'stop' })])}${usageChunk}${done}`.replaceAll('\n\n', '\r\n\r\n');
+    const stream = Buffer.from(text);
+    const backend = await started();
+    const expectWhole = async (parts: Buffer[], where: string): Promise<void> => {
+      server.answer = streaming(...parts);
+      const sink = new Recorder();
+      backend.submit(base, sink);
+      expect([await sink.ended, sink.ids, sink.batches.flatMap(({ finish }) => [...finish])], where).toEqual([
+        { type: 'finished', usage: { promptTokens: 5, cachedTokens: 4, outputTokens: 3 } }, [10, 11], [FinishCode.None, FinishCode.Stop],
+      ]);
     };
-    expect((await run()).ids).toEqual([10, 11]);
-    server.answer = streaming(stream);
-    expect((await run()).ids).toEqual([10, 11]);
+    for (let cut = 1; cut < stream.length; cut++) await expectWhole([stream.subarray(0, cut), stream.subarray(cut)], `cut ${cut}`);
+    await expectWhole(Array.from(stream, (byte) => Buffer.of(byte)), 'single bytes');
+    await expectWhole([stream], 'whole');
+    // Each answer was read to its end, so few connections (of requests and probes) serve them all.
+    expect(server.requests.length).toBeGreaterThan(600);
+    expect(server.connections).toBeLessThan(30);
   });
 
   test('a prefill leg hands the transfer parameters over verbatim and shows no token', async () => {
@@ -196,7 +97,7 @@ describe('a request', () => {
     const sink = await run({ leg: 'prefill' });
     expect(sink.handovers).toEqual([{ lease: 0, blocks: new Int32Array(0), tokens: 5, cachedTokens: 0, params }]);
     expect([sink.ids, sink.ends]).toEqual([[], [{ type: 'finished', usage: { promptTokens: 5, cachedTokens: 0, outputTokens: 0 } }]]);
-    expect(server.requests[0]?.body).toMatchObject({ stream: false, max_tokens: 1, kv_transfer_params: { do_remote_decode: true, do_remote_prefill: false } });
+    expect(server.requests[0]?.body).toMatchObject({ stream: false, max_tokens: 1, min_tokens: 1, ignore_eos: true, kv_transfer_params: { do_remote_decode: true, do_remote_prefill: false } });
     server.answer = (_request, response) => void response.writeHead(200).end(JSON.stringify({ choices: [choice([10])] }));
     expect((await run({ leg: 'prefill' })).ends).toMatchObject([{ type: 'failed', error: { code: 'VLLM_NO_TRANSFER' } }]);
   });
@@ -295,10 +196,10 @@ describe('parsers', () => {
       for (let event = 0; event < 5; event++) {
         const data = Array.from({ length: 1 + below(2) }, () => ['{"a":1}', '', 'ü🦙', 'x'.repeat(below(9))][below(4)] as string);
         wanted.push(data.join('\n'));
-        // A bare CR before a line that begins with LF would be one line end: the empty line takes the same kind as its predecessor.
         const kind = end();
-        text += (below(3) === 0 ? `: ping${kind}` : '') + data.map((line) => `data: ${line}${kind}`).join('') + kind;
-        if (kind === '\r') text += `id: ${event}${kind}`;
+        const blank = end();
+        // A bare CR and then LF would be one line end.
+        text += (below(3) === 0 ? `: ping${kind}` : '') + data.map((line) => `data: ${line}${kind}`).join('') + (kind === '\r' ? '\r\n' : blank);
       }
       const bytes = Buffer.from(text);
       const got: string[] = [];

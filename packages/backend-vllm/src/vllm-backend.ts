@@ -290,7 +290,7 @@ export class VllmBackend implements EngineBackend {
       this.#throwIfClosed();
       const leftMs = deadline - clock.nowMs();
       try {
-        const { ok, status } = await this.#http.get('/health', Math.max(1, Math.min(config.probeTimeoutMs, leftMs)));
+        const { ok, status } = await this.#http.get('/health', Math.min(config.probeTimeoutMs, Math.max(RETRY_MS, leftMs)));
         if (ok) return;
         last = `status ${status}`;
       } catch (error) {

@@ -63,6 +63,7 @@ plugins: [ "./nothing.js" ]
         "config.yaml:9:43 CONFIG_WRONG_TYPE models[0].workers[0].replicas: expected a whole number, found "two"; How many.",
         "config.yaml:9:81 CONFIG_UNKNOWN_KEY models[0].workers[0].engine.config.prot: unknown key "prot"; did you mean "port"?",
         "config.yaml:10:9 CONFIG_MISSING_KEY models[0].workers[1].engine: required key "engine" is missing; engine: What computes.",
+        "config.yaml:11:11 CONFIG_DUPLICATE_NAME models[1].name: two models are named "demo"; rename one",
         "config.yaml:12:16 CONFIG_INVALID_VALUE models[1].blockSize: 0 is less than the least allowed, 1; Tokens per block.",
         "config.yaml:13:48 CONFIG_INVALID_VALUE models[1].router.config.credit: -1 is less than the least allowed, 0; Weight of what is there already.",
         "config.yaml:13:58 CONFIG_INVALID_VALUE models[1].router.config.mode: 0 is less than the least allowed, 1",

@@ -176,7 +176,7 @@ class Builder {
     if (!hasSyntax) {
       const { inner, isValid } = this.#validate(fileSchemaOf(root.configSchema), value, [], process, `deployment "${root.name}"`);
       process.slots.push(...inner);
-      if (isValid) this.#check(root, rootConfig(root, value), []);
+      this.#check(root, rootConfig(root, value), [], isValid);
       // A slot without a plug-in says nothing about what it would have required or provided.
       if (!this.problems.some(({ code }) => code === 'CONFIG_UNKNOWN_PLUGIN' || code === 'CONFIG_MISSING_KEY' || code.startsWith('PLUGIN_'))) {
         checkRequirements(process, root, this.#options.givenKinds ?? new Set(), (problem) => this.#add(problem));
@@ -267,17 +267,19 @@ class Builder {
     const slot: PluginSlot = Object.freeze({ kind: kind as PluginSlot['kind'], use, path: pathText(parts) });
     const resolved: ResolvedSlot = { slot, parts, descriptor, config, inner };
     this.#slots.set(slot, resolved);
-    if (isValid) this.#check(descriptor, config, configPath);
+    this.#check(descriptor, config, configPath, isValid);
     freeze(config);
     return resolved;
   }
 
-  #check(descriptor: { readonly name: string; check?(config: never, report: ConfigReport): void }, config: unknown, base: readonly PathPart[]): void {
+  /** A config that breaks its schema is checked as far as that goes, so that every problem is told at once. */
+  #check(descriptor: { readonly name: string; check?(config: never, report: ConfigReport): void }, config: unknown, base: readonly PathPart[], isValid: boolean): void {
     if (descriptor.check === undefined) return;
     const report: ConfigReport = ({ code, path, message, hint }) => this.#add({ code: code ?? 'CONFIG_CHECK_FAILED', path: [...base, ...path], message, hint });
     try {
       descriptor.check(config as never, report);
     } catch (error) {
+      if (!isValid) return; // it may rely on what the schema promises
       this.#add({ code: 'PLUGIN_CHECK_THREW', path: base, message: `the check of "${descriptor.name}" threw: ${ArmatureError.from(error).message}`, hint: 'this is a bug of the plug-in: check must report, not throw' });
     }
   }
