@@ -32,7 +32,7 @@ export function completionBody(model: string, request: EngineRequest, sendPriori
  * The one token that ends a prefill is nobody's output. It must end by length: after an end-of-sequence or stop token vLLM's connectors
  * free the blocks at once and return no transfer parameters (`request_finished` asks for FINISHED_LENGTH_CAPPED).
  */
-const prefillLimits = { stream: false, n: 1, max_tokens: 1, min_tokens: 0, ignore_eos: false };
+const prefillLimits = { stream: false, n: 1, max_tokens: 1, min_tokens: 1, ignore_eos: true };
 
 function outputLimits(request: EngineRequest): Record<string, unknown> {
   const { stop, sampling } = request;

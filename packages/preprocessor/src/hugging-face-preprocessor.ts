@@ -47,7 +47,18 @@ export class HuggingFacePreprocessor implements Preprocessor {
     if (tokenizer.encoderName === 'library' && config.tokenizer !== 'library') {
       context.log.warn('the tokenizer is of a layout that only @huggingface/tokenizers knows: encoding takes about 70 times as long', { folder });
     }
-    return new HuggingFacePreprocessor(files, tokenizer, config, context);
+    const preprocessor = new HuggingFacePreprocessor(files, tokenizer, config, context);
+    const { vocabSize } = preprocessor.card;
+    if (tokenizer.size > vocabSize) {
+      context.log.warn('the tokenizer knows more tokens than the model: prompts that contain one of them will fail', {
+        code: 'PREPROCESSOR_TOKENIZER_MISMATCH',
+        folder,
+        tokenizer: tokenizer.size,
+        model: vocabSize,
+        hint: 'are tokenizer.json and config.json of the same model?',
+      });
+    }
+    return preprocessor;
   }
 
   encodeChat(input: ChatInput): EncodedPrompt {
