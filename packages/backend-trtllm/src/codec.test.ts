@@ -92,6 +92,32 @@ describe('TensorRT-LLM codec', () => {
     }
   });
 
+  it('both spellings at once are both kept', () => {
+    const wire = { request_type: 'generation_only', encoded_opaque_state: 'x', opaque_state: 'y' };
+    expect(encodeParams(decodeParams(wire))).toEqual(wire);
+  });
+
+  it('a migrated request asks for what is left, with salt and bias; a context leg for one choice', () => {
+    const migrated = {
+      ...request,
+      tokenIds: Int32Array.of(5, 6, 7, 8, 9),
+      cacheSalt: 'tenant',
+      choices: 2,
+      sampling: { ...request.sampling, biasTokenIds: Int32Array.of(4), biasValues: Float32Array.of(-100) },
+      stop: { ...request.stop, minTokens: 10 },
+    };
+    expect(encodeCompletion('m', migrated, undefined)).toMatchObject({ max_tokens: 62, min_tokens: 8, cache_salt: 'tenant', logit_bias: { 4: -100 }, n: 2, stream_options: { include_usage: true } });
+    const context = encodeCompletion('m', migrated, contextParams());
+    expect(context).toMatchObject({ max_tokens: 1, n: 1, stream: false });
+    expect(context).not.toHaveProperty('min_tokens');
+  });
+
+  it('an answer that failed is an error, not an answer', () => {
+    for (const reason of ['error', 'cancelled']) {
+      expect(() => decodeCompletion({ choices: [{ text: '', finish_reason: reason }] })).toThrow(expect.objectContaining({ code: 'TRTLLM_FAILED', retryable: true }) as Error);
+    }
+  });
+
   it('an answer that ended on the context server needs no generation leg', () => {
     const ended = structuredClone(answer) as { choices: { finish_reason: string }[] };
     if (ended.choices[0] !== undefined) ended.choices[0].finish_reason = 'stop';

@@ -26,12 +26,17 @@ export interface CompletionResult {
 export function encodeCompletion(model: string, request: EngineRequest, params: DisaggregatedParams | undefined): CompletionRequestBody {
   const { sampling, stop } = request;
   const isContext = params?.requestType === 'context_only';
+  const generated = request.tokenIds.length - request.promptTokens; // before, elsewhere (migration)
+  const maxTokens = isContext ? 1 : Math.max(1, stop.maxTokens - generated);
+  const minTokens = isContext ? 0 : Math.min(maxTokens, Math.max(0, stop.minTokens - generated));
+  const bias = Object.fromEntries([...sampling.biasTokenIds].map((token, i) => [token, sampling.biasValues[i]]));
   return {
     model,
     prompt: [...request.tokenIds],
-    max_tokens: isContext ? 1 : stop.maxTokens,
+    max_tokens: maxTokens,
     stream: !isContext,
-    n: request.choices,
+    ...(isContext ? {} : { stream_options: { include_usage: true } }),
+    n: isContext ? 1 : request.choices,
     temperature: sampling.temperature,
     top_p: sampling.topP,
     ...(sampling.topK > 0 ? { top_k: sampling.topK } : {}),
@@ -43,13 +48,15 @@ export function encodeCompletion(model: string, request: EngineRequest, params: 
     ...(sampling.repetitionPenalty === 1 ? {} : { repetition_penalty: sampling.repetitionPenalty }),
     ...(sampling.topLogprobs < 0 ? {} : { logprobs: sampling.topLogprobs }),
     ...(stop.stopTokenIds.length === 0 ? {} : { stop_token_ids: [...stop.stopTokenIds] }),
-    ...(stop.minTokens > 0 ? { min_tokens: stop.minTokens } : {}),
+    ...(sampling.biasTokenIds.length === 0 ? {} : { logit_bias: bias }),
+    ...(minTokens > 0 ? { min_tokens: minTokens } : {}),
     ...(stop.ignoreEos ? { ignore_eos: true } : {}),
+    ...(request.cacheSalt === '' ? {} : { cache_salt: request.cacheSalt }),
     ...(params === undefined ? {} : { disaggregated_params: encodeParams(params) }),
   };
 }
 
-/** The answer of a context leg. Throws `TRTLLM_ANSWER_INVALID`, `TRTLLM_PARAMS_INVALID`. */
+/** The answer of a context leg. Throws `TRTLLM_ANSWER_INVALID`, `TRTLLM_PARAMS_INVALID`, `TRTLLM_FAILED` (retryable). */
 export function decodeCompletion(body: unknown): CompletionResult {
   const data = body as { choices?: unknown; prompt_token_ids?: unknown } | null;
   const choice: unknown = Array.isArray(data?.choices) ? data.choices[0] : undefined;
@@ -58,6 +65,9 @@ export function decodeCompletion(body: unknown): CompletionResult {
   }
   const fields = choice as Readonly<Record<string, unknown>>;
   const reason = fields['finish_reason'];
+  if (reason === 'error' || reason === 'cancelled') {
+    throw new ArmatureError('TRTLLM_FAILED', `TensorRT-LLM ended the request with "${reason}"`, { retryable: true, hint: 'see the log of the server' });
+  }
   const params = fields['disaggregated_params'];
   const ids = fields['prompt_token_ids'] ?? data?.prompt_token_ids;
   return {

@@ -64,7 +64,8 @@ export function decodeParams(value: unknown): DisaggregatedParams {
     opaqueState: state ?? undefined,
     opaqueSpelling: spelling,
     draftTokens: tokenList(data['draft_tokens'], 'draft_tokens'),
-    other: Object.fromEntries(Object.entries(data).filter(([key]) => !KNOWN.has(key))),
+    // The spelling that was not read, if both came, is one of the unknown fields: verbatim.
+    other: Object.fromEntries(Object.entries(data).filter(([key, field]) => !KNOWN.has(key) || (key === 'opaque_state' && spelling !== key && field !== undefined && field !== null))),
   };
 }
 

@@ -79,7 +79,7 @@ describe('a request', () => {
       server.answer = streaming(...parts);
       const sink = new Recorder();
       backend.submit(base, sink);
-      expect([await sink.ended, sink.ids, sink.batches.flatMap(({ finish }) => [...finish])], where).toEqual([
+      expect([await sink.ended, sink.ids, sink.batches.flatMap(({ finish }) => Array.from(finish))], where).toEqual([
         { type: 'finished', usage: { promptTokens: 5, cachedTokens: 4, outputTokens: 3 } }, [10, 11], [FinishCode.None, FinishCode.Stop],
       ]);
     };
