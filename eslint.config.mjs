@@ -40,7 +40,6 @@ export default [
       'packages/frontend-openai/src/node-*.ts',
       'packages/nixel/src/tcp/**/*.ts',
       'packages/serving/src/tcp-plane/**/*.ts',
-      'packages/backend-reference/src/thread/**/*.ts',
     ],
     rules: { 'no-restricted-globals': 'off', 'no-restricted-properties': 'off' },
   },

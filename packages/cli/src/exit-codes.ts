@@ -14,10 +14,10 @@ export const ExitCode = {
 
 const CLASSES: readonly (readonly [RegExp, number])[] = [
   [/^USAGE_/, ExitCode.Usage],
-  [/^CONFIG_/, ExitCode.Config],
+  [/^(CONFIG_|SERVING_(ROLE_UNSUPPORTED|BLOCK_SIZE_MISMATCH)$)/, ExitCode.Config],
   [/^PLUGIN_/, ExitCode.Plugin],
   [/^(MODEL_|PREPROCESSOR_|ENGINE_)/, ExitCode.Model],
-  [/^HTTP_/, ExitCode.Listen],
+  [/^HTTP_|_LISTEN_FAILED$/, ExitCode.Listen],
   [/^CHAT_/, ExitCode.Unreachable],
 ];
 

@@ -29,8 +29,8 @@ export class ChatClient {
 
   async firstModel(): Promise<string> {
     const response = await this.#fetch(`${this.#url}/v1/models`);
-    const body = (await response.json()) as { data: { id: string }[] };
-    const model = body.data[0]?.id;
+    const body = (await response.json().catch(() => undefined)) as { data?: { id: string }[] } | undefined;
+    const model = Array.isArray(body?.data) ? body.data[0]?.id : undefined;
     if (model === undefined) throw new ArmatureError('CHAT_NO_MODEL', `${this.#url} serves no model`, { hint: 'look at /v1/models' });
     return model;
   }
@@ -49,16 +49,7 @@ export class ChatClient {
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify(body),
     });
-    let text = '';
-    for await (const data of sseData(response)) {
-      if (data === '[DONE]') break;
-      const chunk = JSON.parse(data) as ChatChunk;
-      if (chunk.error !== undefined) throw new ArmatureError('CHAT_FAILED', chunk.error.message, { hint: `code ${chunk.error.code ?? 'unknown'}` });
-      const piece = chunk.choices?.[0]?.delta?.content ?? '';
-      text += piece;
-      if (piece !== '') onText(piece);
-    }
-    return { text, requestId: response.headers.get('x-request-id') ?? '' };
+    return { text: await readAnswer(response, onText), requestId: response.headers.get('x-request-id') ?? '' };
   }
 
   /** The request's record from the admin listener; undefined when there is none. */
@@ -88,6 +79,25 @@ export class ChatClient {
       hint: `status ${response.status}, code ${body?.error?.code ?? 'none'}`,
     });
   }
+}
+
+/** Text of a streamed answer. Throws `CHAT_FAILED` when the server reports an error, is no such server, or the stream is cut. */
+async function readAnswer(response: Response, onText: (text: string) => void): Promise<string> {
+  let text = '';
+  try {
+    for await (const data of sseData(response)) {
+      if (data === '[DONE]') return text;
+      const chunk = JSON.parse(data) as ChatChunk;
+      if (chunk.error !== undefined) throw new ArmatureError('CHAT_FAILED', chunk.error.message, { hint: `code ${chunk.error.code ?? 'unknown'}` });
+      const piece = chunk.choices?.[0]?.delta?.content ?? '';
+      text += piece;
+      if (piece !== '') onText(piece);
+    }
+  } catch (error) {
+    if (ArmatureError.is(error)) throw error;
+    throw new ArmatureError('CHAT_FAILED', `the answer broke off: ${(error as Error).message}`, { cause: error, hint: 'look at the log of the server' });
+  }
+  throw new ArmatureError('CHAT_FAILED', 'the answer was cut: the stream ended without [DONE]', { hint: 'look at the log of the server' });
 }
 
 /** The `data:` payloads of a server-sent event stream. */

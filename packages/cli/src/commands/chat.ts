@@ -75,6 +75,10 @@ class Session {
 async function repl(session: Session, model: string): Promise<void> {
   process.stdout.write(`Chatting with ${model}. An empty line or Ctrl-D ends.\n`);
   const lines = createInterface({ input: process.stdin, output: process.stdout, prompt: 'you> ' });
+  let isOpen = true; // a pipe closes it while an answer is awaited
+  lines.once('close', () => {
+    isOpen = false;
+  });
   lines.prompt();
   for await (const line of lines) {
     if (line.trim() === '') break;
@@ -84,7 +88,7 @@ async function repl(session: Session, model: string): Promise<void> {
       process.stderr.write(`${describeError(error)}\n`);
       if (!process.stdin.isTTY) process.exitCode = exitCodeOf(error); // a script wants to know; a person has read it
     }
-    lines.prompt();
+    if (isOpen) lines.prompt();
   }
   lines.close();
 }

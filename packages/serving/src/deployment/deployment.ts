@@ -203,7 +203,8 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     const admin = this.#config.admin;
     if (admin !== undefined) {
       this.#admin = await listenAdmin(context, context.instance(admin.server), admin);
-      this.#adminUrl = `http://${this.#admin.host}:${this.#admin.port}`;
+      const { host, port } = this.#admin;
+      this.#adminUrl = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
     }
     if (this.#config.frontend === undefined) return;
     const frontend = context.instance(this.#config.frontend);

@@ -35,7 +35,7 @@ const modelSchema: JsonSchema = {
     router: slot('router-policy', 'Which worker takes a request.', 'kv'),
     disaggregation: slot('disaggregation-policy', 'Whether a prompt is computed by a prefill worker. Only asked when the model has prefill and decode workers.', 'always'),
     leaseTtlMs: { type: 'integer', minimum: 100, default: 30_000, description: 'Life of a lease on prefilled blocks without renewal, in milliseconds.' },
-    transferTimeoutMs: { type: 'integer', minimum: 10, default: 10_000, description: 'Longest KV pull of one request, in milliseconds; what is missing then is recomputed.' },
+    transferTimeoutMs: { type: 'integer', minimum: 10, default: 10_000, description: 'Longest silence in the KV pull of a request, in milliseconds; what is missing then is recomputed.' },
     migrationLimit: { type: 'integer', minimum: 0, maximum: 16, default: 3, description: 'How often a request moves on when its worker is lost.' },
     workers: { type: 'array', items: workerSchema, default: [], description: 'Workers that this process runs.' },
   },

@@ -164,6 +164,23 @@ describe('aggregated requests', () => {
     expect(t.loads()).toEqual([0]);
   });
 
+  it('tell the client that the workers are overloaded, not that there are none', async () => {
+    const t = await build(['both']);
+    t.start();
+    at(t.plane.calls, 0).finish({ code: 'ENGINE_OVERLOADED', message: 'full', retryable: true });
+    expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'ENGINE_OVERLOADED' } }]);
+  });
+
+  it('hear nothing after the end', async () => {
+    const t = await build(['both']);
+    t.start();
+    const call = at(t.plane.calls, 0);
+    call.reply(last(1));
+    call.reply(end());
+    call.reply(tokens(2));
+    expect(t.output).toMatchObject({ tokens: [1], ends: [{ type: 'finished' }] });
+  });
+
   it('name the arrow when the deadline passes', async () => {
     const t = await build(['both']);
     t.start({ deadlineMs: 50 });

@@ -54,6 +54,8 @@ export class RequestRun implements InferenceHandle, LegListener {
   #openChoices: number;
   #hasEnded = false;
   #isRemote = false;
+  /** Why the last worker was left. */
+  #lastError: ErrorData | undefined;
   #cachedTokens = 0;
   /** What the router's index says the chosen worker holds; an engine computes at least one token itself. */
   #expectedCachedTokens = 0;
@@ -260,6 +262,7 @@ export class RequestRun implements InferenceHandle, LegListener {
   // ---------------------------------------------------------------- messages of the legs
 
   legMessage(leg: Leg, message: PlaneMessage): void {
+    if (this.#hasEnded || leg.isComplete) return; // nothing counts after the terminal message
     try {
       switch (message.type) {
         case 'tokens':
@@ -370,11 +373,15 @@ export class RequestRun implements InferenceHandle, LegListener {
     const eventId = numberField(message, 'eventId');
     if (leg.kind === 'main') {
       if (!this.#isRemote) this.#cachedTokens = Math.min(this.#request.promptTokenIds.length, numberField(message, 'cachedTokens'));
-      this.#host.router.whenApplied(leg.slot, eventId, () => this.#finish());
+      this.#host.router.whenApplied(leg.slot, eventId, () => {
+        if (this.#main === leg) this.#finish();
+      });
       return;
     }
     this.#discharge(leg);
-    this.#host.router.whenApplied(leg.slot, eventId, () => this.#prefillEnded());
+    this.#host.router.whenApplied(leg.slot, eventId, () => {
+      if (this.#prefill === leg) this.#prefillEnded();
+    });
   }
 
   /** The prompt is computed: D goes on, unless the first token was the last. */
@@ -426,6 +433,7 @@ export class RequestRun implements InferenceHandle, LegListener {
     this.#host.log.warn('request moves to another worker', { code: error.code, request: this.#request.id, from: leg.worker.instanceId, outputTokens: this.#log.length });
     this.#host.metrics.migrations.inc();
     this.#record.migrations++;
+    this.#lastError = error;
     this.#excluded.push(leg.worker.instanceId);
     this.#resetAttempt();
     this.#place();
@@ -474,8 +482,16 @@ export class RequestRun implements InferenceHandle, LegListener {
     return { promptTokens: this.#request.promptTokenIds.length, cachedTokens: this.#cachedTokens, outputTokens: this.#record.outputTokens };
   }
 
-  #fail(error: ErrorData): void {
+  /** When nobody is left, the client hears why the last worker refused: "overloaded" and "no worker" are answered differently. */
+  #reasonOf(error: ErrorData): ErrorData {
+    const last = this.#lastError;
+    if (error.code !== 'SERVING_NO_WORKER' || last === undefined) return error;
+    return last.code.endsWith('_OVERLOADED') ? last : { ...error, message: `${error.message}; the last one said ${last.code}` };
+  }
+
+  #fail(reported: ErrorData): void {
     if (this.#hasEnded) return;
+    const error = this.#reasonOf(reported);
     if (error.code === CANCELLED) {
       this.#end('cancelled');
       this.#sink.end({ type: 'cancelled' });

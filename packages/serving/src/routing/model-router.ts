@@ -20,6 +20,8 @@ import type { Charge } from './worker-table.ts';
 
 /** Longest that a request's end waits for its KV events to arrive on the other plane. */
 const FENCE_TIMEOUT_MS = 250;
+/** Events kept for a worker while it is asked for its state. */
+const MAX_PENDING_EVENTS = 10_000;
 
 export interface ModelRouterOptions {
   readonly model: string;
@@ -134,7 +136,7 @@ export class ModelRouter {
     const follower = slot === undefined ? undefined : this.#followers[slot];
     if (slot === undefined || follower === undefined) return;
     if (follower.pending !== undefined) {
-      follower.pending.push(event);
+      if (follower.pending.length < MAX_PENDING_EVENTS) follower.pending.push(event); // what is dropped is a gap, found later
       return;
     }
     if (!this.#applied(slot, event)) {
@@ -224,12 +226,12 @@ export class ModelRouter {
 
   #noWorker(query: RouteQuery, wanted: string | undefined): ArmatureError {
     if (wanted !== undefined) {
-      return new ArmatureError('SERVING_WORKER_UNKNOWN', `worker "${wanted}" is not a live ${query.role} worker of model "${this.#options.model}"`, {
+      return new ArmatureError('SERVING_WORKER_UNKNOWN', `worker "${wanted}" is not a live ${query.role === 'both' ? '' : `${query.role} `}worker of model "${this.#options.model}"`, {
         hint: 'see /workers on the admin listener, or leave the choice to the router',
       });
     }
     const lost = query.excluded.length > 0 ? ` (${query.excluded.length} failed this request already)` : '';
-    return new ArmatureError('SERVING_NO_WORKER', `no ${query.role} worker of model "${this.#options.model}" is ready${lost}`, {
+    return new ArmatureError('SERVING_NO_WORKER', `no ${query.role === 'both' ? '' : `${query.role} `}worker of model "${this.#options.model}" is ready${lost}`, {
       hint: 'start workers for this model, or retry later',
       retryable: true,
     });
@@ -338,7 +340,8 @@ export class ModelRouter {
         this.#applied(slot, event);
         this.#advance(follower, event.eventId);
       }
-      for (const event of pending) {
+      // Without an answer the next event that comes finds the gap and asks again.
+      for (const event of events === undefined ? [] : pending) {
         if (event.eventId > follower.applied) this.apply(worker.instanceId, event);
       }
     });

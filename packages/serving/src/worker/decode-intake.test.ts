@@ -166,6 +166,18 @@ describe('DecodeIntake', () => {
     expect(t.submitted[0]?.request.kvSource).toMatchObject({ readyTokens: 0 });
   });
 
+  it('a prefill that takes longer than the transfer timeout, chunk by chunk, is no timeout', () => {
+    const t = build();
+    for (const tokens of [4, 8, 10]) {
+      t.readable(tokens);
+      pull(t.pulls, t.pulls.length - 1).done(TransferStatus.Done);
+      t.clock.advance(900); // of 1,000
+    }
+    t.start();
+    expect(t.log.some((line) => line.startsWith('failed'))).toBe(false);
+    expect(t.submitted[0]?.request.kvSource).toMatchObject({ readyTokens: 10 });
+  });
+
   it('waits for free blocks, and computes everything when none come', () => {
     const t = build({ blocksFree: false });
     t.readable(10);

@@ -48,6 +48,8 @@ export class DecodeIntake implements StreamSink {
   readonly #source: PullSource;
   readonly #stream: PlaneStream;
   readonly #openedAtMs: number;
+  /** When the caller last said something. */
+  #heardAtMs: number;
   readonly #promptBlocks: number;
   readonly #pulls = new Set<Pull>();
   #sink: EngineStream | undefined;
@@ -72,6 +74,7 @@ export class DecodeIntake implements StreamSink {
     this.#source = source;
     this.#stream = stream;
     this.#openedAtMs = host.clock.nowMs();
+    this.#heardAtMs = this.#openedAtMs;
     this.#promptBlocks = Math.ceil(request.promptTokens / host.blockSize);
     if (source.layoutFingerprint !== host.layoutFingerprint) this.#fail('layout-mismatch', 0);
     else this.#reserve();
@@ -79,15 +82,18 @@ export class DecodeIntake implements StreamSink {
 
   message(message: PlaneMessage): void {
     if (this.#isClosed) return;
+    this.#heardAtMs = this.#host.clock.nowMs();
     if (message.type === 'prefilled') {
       this.#handover = parseHandover(message);
       this.#renewTimer ??= this.#armRenewal();
+      this.#armTimeout();
       this.#advance();
     } else if (message.type === 'start') {
       const tokens = message['firstTokens'];
       this.#firstTokens = tokens instanceof Int32Array ? tokens : undefined;
       numberField(message, 'promptTokens');
       this.#isStarted = true;
+      this.#armTimeout();
       this.#advance();
     }
   }
@@ -113,9 +119,9 @@ export class DecodeIntake implements StreamSink {
     if (reservation !== undefined) {
       this.#reservation = reservation;
       this.#nextBlock = reservation.matchedBlocks;
-      this.#timer = clock.setTimer(transferTimeoutMs, () => this.#timedOut());
+      this.#armTimeout();
       this.#advance();
-    } else if (clock.nowMs() - this.#openedAtMs < transferTimeoutMs) {
+    } else if (clock.nowMs() - this.#heardAtMs < transferTimeoutMs) {
       this.#timer = clock.setTimer(RESERVE_RETRY_MS, () => this.#reserve());
     } else {
       this.#fail('no-free-blocks', 0);
@@ -143,7 +149,6 @@ export class DecodeIntake implements StreamSink {
     const from = this.#nextBlock;
     this.#nextBlock = readable;
     const startedAtMs = this.#host.clock.nowMs();
-    const remaining = Math.max(1, this.#openedAtMs + this.#host.transferTimeoutMs - startedAtMs);
     let isDone = false;
     let pull: Pull | undefined;
     const done = (status: TransferStatus): void => {
@@ -159,8 +164,16 @@ export class DecodeIntake implements StreamSink {
       if (this.#isClosed) this.#abandonIfIdle();
       else this.#advance();
     };
-    pull = this.#host.mover.pull(this.#source.agentMetadata, handover.blocks.subarray(from, readable), reservation.blocks.subarray(from, readable), remaining, done);
+    pull = this.#host.mover.pull(this.#source.agentMetadata, handover.blocks.subarray(from, readable), reservation.blocks.subarray(from, readable), this.#host.transferTimeoutMs, done);
     if (!isDone) this.#pulls.add(pull);
+  }
+
+  /** The time for a pull begins anew with each word of the prefill worker: how long it computes does not count. */
+  #armTimeout(): void {
+    const { clock, transferTimeoutMs } = this.#host;
+    if (this.#reservation === undefined || this.#isSettling) return;
+    if (this.#timer !== undefined) clock.clearTimer(this.#timer);
+    this.#timer = clock.setTimer(transferTimeoutMs, () => this.#timedOut());
   }
 
   #timedOut(): void {

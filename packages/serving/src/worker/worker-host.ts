@@ -275,7 +275,7 @@ export class WorkerHost {
     const { model, pool, index, health, log } = this.#options;
     health.set(`worker ${model}/${pool}/${index}`, 'failed', `${failure.code}: ${failure.message}`);
     log.error('worker leaves the pool: its engine failed', { code: failure.code, worker: this.instanceId, reason: failure.message });
-    void this.#registration?.close();
+    this.#registration?.close().catch((error: unknown) => log.warn('worker could not leave discovery', { worker: this.instanceId, reason: String(error) }));
   }
 
   #checkIdle(): void {
