@@ -7,7 +7,7 @@ import { ReferenceRunner } from './reference-runner.ts';
 import type { ReferenceRunnerOptions } from './reference-runner.ts';
 import type { SamplingSetup, StepBatch, StepResult } from '@armature/engine-core';
 import { directBatch } from './testing/direct-runner.ts';
-import { realClock } from './testing/real-clock.ts';
+import { realClock } from '@armature/contracts/testing/real-clock';
 import { writeCheckpoint } from './testing/write-checkpoint.ts';
 
 const open: ReferenceRunner[] = [];

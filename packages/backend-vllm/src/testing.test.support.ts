@@ -1,21 +1,11 @@
 import { afterEach, beforeEach, expect } from 'vitest';
 import type { Clock, EngineRequest, EngineSink, InferenceEnd, Logger, PrefillHandover, TokenBatch } from '@armature/contracts';
+import { realClock } from '@armature/contracts/testing/real-clock';
 import { FakeVllm } from './fake-vllm.test.support.ts';
 import { VllmBackend } from './index.ts';
 import type { VllmConfig } from './index.ts';
 
-export const clock: Clock = {
-  nowMs: () => performance.now(),
-  wallMs: () => Date.now(),
-  setTimer: (delayMs, callback) => setTimeout(callback, delayMs),
-  clearTimer: (timer) => clearTimeout(timer as NodeJS.Timeout),
-  defer: (callback) => void setImmediate(callback),
-  sleep: (delayMs, signal) =>
-    new Promise((resolve, reject) => {
-      setTimeout(resolve, delayMs);
-      signal?.addEventListener('abort', () => reject(signal.reason as Error));
-    }),
-};
+export const clock = realClock;
 /** Everything that was logged, as one text. */
 export let logged = '';
 const write = (message: string, fields?: object): void => void (logged += `${message} ${JSON.stringify(fields)}\n`);

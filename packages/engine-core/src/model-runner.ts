@@ -1,4 +1,4 @@
-import type { ErrorData, KvArena } from '@armature/contracts';
+import type { ErrorData, KvArena, SamplingParams } from '@armature/contracts';
 
 /** One forward pass over a ragged batch. Columns belong to the engine core; they are valid until `done`. */
 export interface StepBatch {
@@ -33,23 +33,10 @@ export interface StepResult {
 }
 
 /** Sampling state of one sequence, opened before the first step that samples it. */
-export interface SamplingSetup {
+export interface SamplingSetup extends SamplingParams {
   readonly slot: number;
   /** Which of the request's choices this is: part of the seed. */
   readonly choice: number;
-  readonly temperature: number;
-  readonly topP: number;
-  readonly topK: number;
-  readonly minP: number;
-  readonly seedLo: number;
-  readonly seedHi: number;
-  readonly frequencyPenalty: number;
-  readonly presencePenalty: number;
-  readonly repetitionPenalty: number;
-  readonly biasTokenIds: Int32Array;
-  readonly biasValues: Float32Array;
-  /** -1 none, 0 of the chosen token, n with n alternatives. */
-  readonly topLogprobs: number;
   readonly promptTokenIds: Int32Array;
   /** Output generated before (migration, disaggregation, preemption). */
   readonly outputTokenIds: Int32Array;

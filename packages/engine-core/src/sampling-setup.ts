@@ -9,20 +9,9 @@ export function samplingSetup(sequence: Sequence, eos: ReadonlySet<number>): Sam
   const { sampling, stop, promptTokens } = sequence.request;
   const ends = stop.ignoreEos ? [...stop.stopTokenIds] : [...eos, ...stop.stopTokenIds];
   return {
+    ...sampling,
     slot: sequence.slot,
     choice: sequence.choice,
-    temperature: sampling.temperature,
-    topP: sampling.topP,
-    topK: sampling.topK,
-    minP: sampling.minP,
-    seedLo: sampling.seedLo,
-    seedHi: sampling.seedHi,
-    frequencyPenalty: sampling.frequencyPenalty,
-    presencePenalty: sampling.presencePenalty,
-    repetitionPenalty: sampling.repetitionPenalty,
-    biasTokenIds: sampling.biasTokenIds,
-    biasValues: sampling.biasValues,
-    topLogprobs: sampling.topLogprobs,
     promptTokenIds: sequence.tokens.slice(0, promptTokens),
     outputTokenIds: sequence.tokens.slice(promptTokens, sequence.length),
     minTokens: stop.minTokens,

@@ -1,14 +1,8 @@
-import type { Clock, Family, Health, Logger, Metrics, PluginContext, PluginInstance, PluginKind, Random } from '@armature/contracts';
+import type { Family, Health, Logger, Metrics, PluginContext, PluginInstance, PluginKind, Random } from '@armature/contracts';
+import { realClock } from '@armature/contracts/testing/real-clock';
 
-/** Real time, for tests and benchmarks that run over real sockets. */
-export const realClock: Clock = {
-  nowMs: () => performance.now(),
-  wallMs: () => Date.now(),
-  setTimer: (delayMs, callback) => setTimeout(callback, delayMs),
-  clearTimer: (timer) => clearTimeout(timer as NodeJS.Timeout),
-  defer: (callback) => void setImmediate(callback),
-  sleep: (delayMs) => new Promise((resolve) => setTimeout(resolve, delayMs)),
-};
+export { realClock };
+
 
 export function seeded(seed: number): Random {
   let state = seed >>> 0;

@@ -1,14 +1,7 @@
 import type { Clock, Logger, Timer } from '@armature/contracts';
 
-/** Real time, for transports that use sockets. */
-export const realClock: Clock = {
-  nowMs: () => performance.now(),
-  wallMs: () => Date.now(),
-  setTimer: (delayMs, callback) => setTimeout(callback, delayMs),
-  clearTimer: (timer) => clearTimeout(timer as NodeJS.Timeout),
-  defer: (callback) => void setImmediate(callback),
-  sleep: (delayMs) => new Promise((resolve) => setTimeout(resolve, delayMs)),
-};
+export { realClock } from '@armature/contracts/testing/real-clock';
+
 
 interface Due {
   readonly id: number;

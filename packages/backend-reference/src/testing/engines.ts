@@ -4,7 +4,7 @@ import type { EngineBackend, EngineRequest, InferenceEnd, Logger, PluginContext,
 import { SequenceHasher, saltHash } from '@armature/tokens';
 import { reference, referenceSchema } from '../plugin.ts';
 import type { ReferenceConfig } from '../plugin.ts';
-import { realClock } from './real-clock.ts';
+import { realClock } from '@armature/contracts/testing/real-clock';
 
 export const demoFolder = fileURLToPath(new URL('../../../model-demo/model', import.meta.url));
 export const BLOCK_SIZE = 16;

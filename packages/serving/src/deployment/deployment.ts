@@ -23,7 +23,6 @@ const CLOSE_DEADLINE_MS = 10_000;
 
 interface RunningModel {
   readonly config: ModelConfig;
-  readonly folder: string;
   readonly scope: Scope;
   readonly runtime: ModelRuntime;
   readonly workers: RunningWorker[];
@@ -117,7 +116,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     const facts: ModelFacts = { name: config.name, source: config.source, folder, blockSize: config.blockSize };
     const scope = await context.openScope(config, { kind: 'model', name: config.name, facts: facts as unknown as Record<string, PlainData> });
     const runtime = this.#buildRuntime(config, scope);
-    const model: RunningModel = { config, folder, scope, runtime, workers: [] };
+    const model: RunningModel = { config, scope, runtime, workers: [] };
     this.#models.set(config.name, model);
     await scope.start();
     if (this.#routes(config)) await runtime.start();

@@ -121,7 +121,7 @@ export class WorkerTable {
 
   /** The prompt is computed: its prefill charge ends. */
   prefilled(charge: Charge): void {
-    if (!this.#isLive(charge)) return;
+    if (!this.isLive(charge)) return;
     this.#activePrefillTokens[charge.slot] -= charge.prefillTokens;
     charge.prefillTokens = 0;
   }
@@ -129,27 +129,23 @@ export class WorkerTable {
   /** The output fills `blocks` more. */
   grow(charge: Charge, blocks: number): void {
     charge.blocks += blocks;
-    if (this.#isLive(charge)) this.#activeBlocks[charge.slot] += blocks;
+    if (this.isLive(charge)) this.#activeBlocks[charge.slot] += blocks;
   }
 
   discharge(charge: Charge): void {
     this.prefilled(charge);
-    if (!this.#isLive(charge)) return;
+    if (!this.isLive(charge)) return;
     this.#activeRequests[charge.slot]--;
     this.#activeBlocks[charge.slot] -= charge.blocks;
   }
 
   /** True while the charged worker has not left. */
   isLive(charge: Charge): boolean {
-    return this.#isLive(charge);
+    return this.#records[charge.slot] !== undefined && this.#generations[charge.slot] === charge.generation;
   }
 
   load(slot: number): { readonly requests: number; readonly prefillTokens: number; readonly blocks: number } {
     return { requests: this.#activeRequests[slot], prefillTokens: this.#activePrefillTokens[slot], blocks: this.#activeBlocks[slot] };
-  }
-
-  #isLive(charge: Charge): boolean {
-    return this.#records[charge.slot] !== undefined && this.#generations[charge.slot] === charge.generation;
   }
 
   #grow(): void {

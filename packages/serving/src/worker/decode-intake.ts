@@ -30,7 +30,7 @@ export interface IntakeHost {
   releaseLease(address: string, lease: number, done: (isValid: boolean) => void): void;
   renewLease(address: string, lease: number, ttlMs: number): void;
   /** Counters. */
-  moved(blocks: number, bytes: number, durationMs: number): void;
+  moved(blocks: number, bytes: number): void;
   failed(outcome: string): void;
   closed(intake: DecodeIntake): void;
 }
@@ -148,7 +148,6 @@ export class DecodeIntake implements StreamSink {
   #pull(handover: PrefillHandover, reservation: KvReservation, readable: number): void {
     const from = this.#nextBlock;
     this.#nextBlock = readable;
-    const startedAtMs = this.#host.clock.nowMs();
     let isDone = false;
     let pull: Pull | undefined;
     const done = (status: TransferStatus): void => {
@@ -157,7 +156,7 @@ export class DecodeIntake implements StreamSink {
       if (status === TransferStatus.Done) {
         const blocks = readable - from;
         this.#movedBlocks += blocks;
-        this.#host.moved(blocks, blocks * this.#host.mover.blockBytes, this.#host.clock.nowMs() - startedAtMs);
+        this.#host.moved(blocks, blocks * this.#host.mover.blockBytes);
       } else {
         this.#fail(`transfer-${status}`, from);
       }

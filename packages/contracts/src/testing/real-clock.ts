@@ -1,0 +1,15 @@
+import type { Clock } from '../context.ts';
+
+/** Real time, for tests and benchmarks that run over real sockets and threads. */
+export const realClock: Clock = {
+  nowMs: () => performance.now(),
+  wallMs: () => Date.now(),
+  setTimer: (delayMs, callback) => setTimeout(callback, delayMs),
+  clearTimer: (timer) => clearTimeout(timer as NodeJS.Timeout),
+  defer: (callback) => void setImmediate(callback),
+  sleep: (delayMs, signal) =>
+    new Promise((resolve, reject) => {
+      setTimeout(resolve, delayMs);
+      signal?.addEventListener('abort', () => reject(signal.reason as Error));
+    }),
+};
