@@ -83,13 +83,17 @@ export type {
   TextOutputOptions,
 } from './preprocessor.ts';
 export type { PlaneMessage, PlaneStream, RequestPlane, ServedEndpoint, StreamHandler, StreamOpen, StreamSink } from './request-plane.ts';
-export type { Candidates, KvFollower, LoadFollower, RouterPolicy, RoutingHop, RoutingRequest } from './router-policy.ts';
+export type { RouterFilter, RouterPicker, RouterScorer } from './router-pieces.ts';
+export type { Candidates, KvFollower, LoadFollower, RouterPolicy, RoutingHop, RoutingRequest, TaintPreference } from './router-policy.ts';
 export { childTraceparent, newTraceparent, parseTraceparent } from './trace.ts';
 export type { TraceContext } from './trace.ts';
 export { TransferStatus } from './transfer-transport.ts';
 export type {
   DescriptorColumns,
   MemoryKind,
+  PeerSegment,
+  SegmentLocation,
+  SharedMapping,
   TransferPeer,
   TransferPlan,
   TransferSegment,

@@ -9,6 +9,7 @@ import type { Frontend } from './frontend.ts';
 import type { HttpServer } from './http-server.ts';
 import type { Preprocessor } from './preprocessor.ts';
 import type { RequestPlane } from './request-plane.ts';
+import type { RouterFilter, RouterPicker, RouterScorer } from './router-pieces.ts';
 import type { RouterPolicy } from './router-policy.ts';
 import type { TransferTransport } from './transfer-transport.ts';
 
@@ -22,6 +23,9 @@ export interface PluginKinds {
   preprocessor: { v1: Preprocessor };
   'engine-backend': { v1: EngineBackend };
   'router-policy': { v1: RouterPolicy };
+  'router-filter': { v1: RouterFilter };
+  'router-scorer': { v1: RouterScorer };
+  'router-picker': { v1: RouterPicker };
   'disaggregation-policy': { v1: DisaggregationPolicy };
   'transfer-transport': { v1: TransferTransport };
   discovery: { v1: Discovery };

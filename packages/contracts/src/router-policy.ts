@@ -17,9 +17,28 @@ export interface RoutingRequest {
   blockSize: number;
   /** False on a decode hop that gets no credit for overlap. */
   creditsOverlap: boolean;
-  /** Overrides; NaN = none. */
+  /** Overrides of the policy's config for this request; NaN = none. */
   overlapCredit: number;
   temperature: number;
+  prefillLoadScale: number;
+  sharedCacheMultiplier: number;
+  /** Overrides; undefined = none. */
+  assumeKvReuse: boolean | undefined;
+  trackPrefillTokens: boolean | undefined;
+  /** Output tokens the client expects; 0 = unknown. */
+  expectedOutputTokens: number;
+  /** Worker to which the request's session is bound (soft), and what that is worth in blocks of cost; slot -1 = none. */
+  sessionSlot: number;
+  sessionBonusBlocks: number;
+  /** A worker must carry all of these taints. */
+  requiredTaints: readonly string[];
+  /** Taints that make a worker more (weight > 0) or less (< 0) welcome. */
+  preferredTaints: readonly TaintPreference[];
+}
+
+export interface TaintPreference {
+  readonly taint: string;
+  readonly weight: number;
 }
 
 /**
@@ -37,8 +56,21 @@ export interface Candidates {
   readonly activeBlocks: Float64Array;
   readonly totalBlocks: Float64Array;
   readonly costPerHour: Float64Array;
-  /** Out: leading prompt blocks the worker holds. The host zeroes it; policies that know write it. */
+  /** 1: what is known of the worker's cache may be out of date (its KV event stream is stale). */
+  readonly degraded: Uint8Array;
+  /** The workers' records, row by row. */
+  readonly workers: readonly WorkerRecord[];
+  /**
+   * Facts below are written by the policy that knows them before it scores (the host zeroes them), so that filters and scorers of others can
+   * read them and decisions can be recorded and scored again. Leading prompt blocks the worker holds, whatever the tier:
+   */
   readonly overlapBlocks: Int32Array;
+  /** Of `overlapBlocks`: blocks whose best tier is host memory, disk, object store; the rest is on the device. */
+  readonly hostBlocks: Int32Array;
+  readonly diskBlocks: Int32Array;
+  readonly objectBlocks: Int32Array;
+  /** KV blocks in use on the worker if the request went there, blocks shared by its requests counted once. */
+  readonly decodeBlocks: Float64Array;
 }
 
 /** Receives the workers' life and their KV events, in order per worker. */
@@ -74,8 +106,15 @@ export interface RouterPolicy extends Lifecycle {
   score(request: RoutingRequest, candidates: Candidates, costs: Float64Array): void;
   /** Index of the chosen candidate, -1 when every one is excluded. Without it the host takes the lowest cost, ties at random. */
   pick?(request: RoutingRequest, candidates: Candidates, costs: Float64Array): number;
-  /** The terms behind `costs[index]` of the last `score`, for the decision record. */
-  explain?(index: number): Readonly<Record<string, number>>;
+  /**
+   * The terms behind the cost of candidate `index`, computed from the facts in `candidates` alone: the host calls it with columns it recorded,
+   * long after the decision, to show it or to score it again. Not hot; changes nothing.
+   */
+  explain?(request: RoutingRequest, candidates: Candidates, index: number): Readonly<Record<string, number>>;
+  /** What each named part added to the costs in the last `score`, `names.length` numbers per candidate. Recorded with the decision. */
+  readonly parts?: { readonly names: readonly string[]; readonly costs: Float64Array };
+  /** What the last `score` could not do as configured (a scorer that threw or wrote NaN and was left out), else undefined. */
+  problem?(): string | undefined;
   readonly kv?: KvFollower;
   readonly load?: LoadFollower;
 }

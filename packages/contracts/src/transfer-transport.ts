@@ -27,14 +27,46 @@ export const TransferStatus = {
 } as const;
 export type TransferStatus = (typeof TransferStatus)[keyof typeof TransferStatus];
 
+/** Where a `dram` segment lies when other processes of this host can map it (a memfd of its owner). */
+export interface SharedMapping {
+  /** Owner process, and when it started (`/proc/PID/stat`, clock ticks since boot): a reused pid is another process. */
+  readonly pid: number;
+  readonly startTicks: number;
+  /** Opened by others as `/proc/PID/fd/FD`; the kernel frees the memory with its last user. */
+  readonly fd: number;
+  /** Of the segment's first byte within the mapping. */
+  readonly offsetBytes: number;
+  /** Address of the segment's first byte in the owner. */
+  readonly address: bigint;
+}
+
+/** Where a segment lies when it is not plain memory of this process. */
+export type SegmentLocation =
+  | { readonly type: 'shared'; readonly mapping: SharedMapping }
+  | { readonly type: 'file'; readonly path: string; readonly fd: number; readonly direct: boolean }
+  | { readonly type: 'object'; readonly key: string }
+  /** `address` is a device pointer of the owner's context on GPU `ordinal`. */
+  | { readonly type: 'device'; readonly ordinal: number; readonly address: bigint };
+
 /** Memory an agent has registered. The owner keeps it alive until deregistered. */
 export interface TransferSegment {
   /** Unique within the agent; what remote descriptors name. Never reused. */
   readonly id: number;
   readonly kind: MemoryKind;
-  /** DRAM: the memory itself, exactly the registered bytes. May lie over a SharedArrayBuffer. */
+  /** DRAM: the memory itself, exactly the registered bytes. May lie over a SharedArrayBuffer or a mapping. Other kinds: empty. */
   readonly bytes: Uint8Array;
   readonly lengthBytes: number;
+  /** Undefined for private memory of this process. */
+  readonly location?: SegmentLocation | undefined;
+}
+
+/** A peer's segment, as its metadata describes it. */
+export interface PeerSegment {
+  readonly id: number;
+  readonly kind: MemoryKind;
+  readonly lengthBytes: number;
+  /** What the peer's endpoint of the same transport said of it (`segmentMetadata`). */
+  readonly metadata: TransportMetadata | undefined;
 }
 
 /** Many pieces of memory as columns: `count` rows of (segment, byte offset within the segment, length in bytes). Zero lengths are allowed. */
@@ -66,6 +98,8 @@ export interface TransferPeer {
   /** Changes with each life of the agent: a restarted peer is another one. */
   readonly incarnation: string;
   readonly metadata: TransportMetadata;
+  /** Its segments by id, as far as its metadata names them. */
+  readonly segments: ReadonlyMap<number, PeerSegment>;
 }
 
 /** What a transport learns from its agent. Calls are synchronous and do not throw. */
@@ -88,6 +122,10 @@ export interface TransportHost {
 /** A transport opened for one agent. */
 export interface TransportEndpoint {
   metadata(): TransportMetadata;
+  /** What peers need to reach one segment (mapping, remote key); undefined: nothing beyond its id. */
+  segmentMetadata?(segment: TransferSegment): TransportMetadata | undefined;
+  /** Whether this endpoint can run the plan: memory kinds and locations on both sides. Absent: any plan between `dram` segments. Asked at prepare. */
+  canMove?(plan: TransferPlan): boolean;
   /** Whether this endpoint can reach an endpoint with such metadata. */
   canReach(metadata: TransportMetadata): boolean;
   /** Makes a peer known; the connection itself may come with the first transfer. Replaces an earlier peer of that name. */

@@ -15,6 +15,8 @@ export interface WorkerRecord {
   readonly engine: string;
   readonly hardware: string;
   readonly costPerHour: number;
+  /** Labels that requests may require or prefer (`zone=a`, `gpu=h200`). */
+  readonly taints: readonly string[];
   readonly blockSize: number;
   readonly totalBlocks: number;
   readonly maxModelTokens: number;
@@ -23,6 +25,8 @@ export interface WorkerRecord {
   readonly firstToken: 'prefill' | 'decode';
   /** Compared at registration: workers of one model must agree. */
   readonly modelFingerprint: string;
+  /** Whether the engine tells what its cache holds; else the router predicts it. */
+  readonly kvEvents: boolean;
   /** KV can be copied between workers with equal layouts only. '' = KV not exposed. */
   readonly layoutFingerprint: string;
   /** nixel agent metadata, '' length when KV is not exposed. */

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { ArmatureError, TransferStatus } from '@armature/contracts';
-import type { Clock, DescriptorColumns, Logger, TransferPlan, TransferSegment, TransferTransport, TransportEndpoint, TransportHost } from '@armature/contracts';
+import type { Clock, DescriptorColumns, Logger, TransferPlan, TransferSegment, TransferTransport, TransportEndpoint, TransportHost, TransportMetadata } from '@armature/contracts';
 import { TransferCounters } from './counters.ts';
 import { assertInside, mergeAdjacent, mismatch, totalBytes } from './descriptors.ts';
 import { GrantTable } from './grants.ts';
@@ -165,7 +165,10 @@ export class Agent {
   /** For peers: name, incarnation, segments registered so far, connection facts. */
   metadata(): Uint8Array {
     const transports = Object.fromEntries(this.#opened.map(({ name, endpoint }) => [name, endpoint.metadata()]));
-    const segments = [...this.#segments.values()].map(({ id, kind, lengthBytes }) => ({ id, kind, lengthBytes }));
+    const segments = [...this.#segments.values()].map((segment) => {
+      const facts = this.#opened.map(({ name, endpoint }) => [name, endpoint.segmentMetadata?.(segment)] as const).filter((entry) => entry[1] !== undefined);
+      return { id: segment.id, kind: segment.kind, lengthBytes: segment.lengthBytes, transports: Object.fromEntries(facts) as Record<string, TransportMetadata> };
+    });
     return encodeMetadata({ name: this.name, incarnation: this.incarnation, segments, transports });
   }
 
@@ -182,7 +185,7 @@ export class Agent {
     const known = this.#peers.get(facts.name);
     if (known !== undefined && known.incarnation !== facts.incarnation) this.removePeer(facts.name);
     if (known === undefined || known.incarnation !== facts.incarnation) {
-      for (const { name, endpoint } of paths) endpoint.connect({ name: facts.name, incarnation: facts.incarnation, metadata: facts.transports[name]! });
+      for (const { name, endpoint } of paths) endpoint.connect({ name: facts.name, incarnation: facts.incarnation, metadata: facts.transports[name]!, segments: new Map(facts.segments.map((segment) => [segment.id, { ...segment, metadata: segment.transports[name] }])) });
     }
     const segments = new Map(facts.segments.map((segment) => [segment.id, segment.lengthBytes]));
     this.#peers.set(facts.name, { name: facts.name, incarnation: facts.incarnation, segments, paths });

@@ -5,7 +5,7 @@ import type { MemoryKind, TransportMetadata } from '@armature/contracts';
 export interface AgentMetadata {
   readonly name: string;
   readonly incarnation: string;
-  readonly segments: readonly { readonly id: number; readonly kind: MemoryKind; readonly lengthBytes: number }[];
+  readonly segments: readonly { readonly id: number; readonly kind: MemoryKind; readonly lengthBytes: number; readonly transports: Readonly<Record<string, TransportMetadata>> }[];
   /** Connection facts by transport name. */
   readonly transports: Readonly<Record<string, TransportMetadata>>;
 }
@@ -65,11 +65,12 @@ function checked(value: unknown): AgentMetadata {
 
 function checkedSegment(value: unknown): AgentMetadata['segments'][number] {
   if (!isRecord(value)) throw invalid('has a segment that is no object');
-  const { id, kind, lengthBytes } = value;
+  const { id, kind, lengthBytes, transports } = value;
   if (!Number.isInteger(id) || (id as number) < 0 || (id as number) > 0x7fff_ffff) throw invalid('has a segment without a valid id');
   if (typeof kind !== 'string' || !KINDS.includes(kind)) throw invalid('has a segment of unknown kind');
   if (!Number.isSafeInteger(lengthBytes) || (lengthBytes as number) < 0) throw invalid('has a segment without a valid length');
-  return { id: id as number, kind: kind as MemoryKind, lengthBytes: lengthBytes as number };
+  if (transports !== undefined && !isRecord(transports)) throw invalid('has a segment without valid transports');
+  return { id: id as number, kind: kind as MemoryKind, lengthBytes: lengthBytes as number, transports: checkedTransports(transports ?? {}) };
 }
 
 function checkedTransports(value: Record<string, unknown>): Record<string, TransportMetadata> {

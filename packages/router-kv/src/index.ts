@@ -1,4 +1,4 @@
-import { kv, leastLoaded, powerOfTwo, random, roundRobin } from './plugin.ts';
+import { kv, kvCost, leastLoaded, powerOfTwo, random, requiredTaints, roundRobin, softmax } from './plugin.ts';
 
 export { ActiveBlocks } from './active-blocks.ts';
 export type { ActiveBlocksOptions } from './active-blocks.ts';
@@ -7,8 +7,12 @@ export { kvPolicyDefaults } from './config.ts';
 export type { KvPolicyConfig } from './config.ts';
 export { KvIndex } from './kv-index.ts';
 export { KvPolicy } from './kv-policy.ts';
+export { PipelinePolicy } from './pipeline/pipeline-policy.ts';
+export type { PipelineOptions, WeightedScorer } from './pipeline/pipeline-policy.ts';
+export { KvCostScorer, kvCostDefaults } from './scorers/kv-cost.ts';
+export type { KvCostWeights } from './scorers/kv-cost.ts';
 export { LeastLoadedPolicy, PowerOfTwoPolicy, RandomPolicy, RoundRobinPolicy } from './simple-policies.ts';
 export { kv, leastLoaded, powerOfTwo, random, roundRobin };
 
 /** All plug-ins of this package. */
-export const routerPlugins = [kv, roundRobin, random, leastLoaded, powerOfTwo] as const;
+export const routerPlugins = [kv, roundRobin, random, leastLoaded, powerOfTwo, kvCost, softmax, requiredTaints] as const;

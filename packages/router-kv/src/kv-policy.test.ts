@@ -81,7 +81,7 @@ for (const { name, config = {}, request: parts = {}, tiers = [0], running = 0, o
     expect(costs[0]).toBeCloseTo(expected[0], 9);
     expect(costs[1]).toBeCloseTo(expected[1], 9);
     expect(candidates.overlapBlocks[0]).toBe(Math.min(at, request.blocks));
-    expect(policy.explain(0)).toMatchObject({ cost: costs[0], overlapBlocks: Math.min(at, request.blocks) });
+    expect(policy.explain(request, candidates, 0)).toMatchObject({ cost: costs[0], overlapBlocks: Math.min(at, request.blocks) });
   });
 }
 
@@ -93,8 +93,9 @@ test('explain names every term of the last score', () => {
   const candidates = idleCandidates(4);
   candidates.activePrefillTokens[1] = 48;
   candidates.activeRequests[1] = 1;
-  policy.score(routingRequest({ blocks: 16 }), candidates, new Float64Array(4));
-  expect(policy.explain(1)).toEqual({
+  const request = routingRequest({ blocks: 16 });
+  policy.score(request, candidates, new Float64Array(4));
+  expect(policy.explain(request, candidates, 1)).toEqual({
     requestBlocks: 16,
     rawPrefillBlocks: 19,
     overlapBlocks: 8,
@@ -108,15 +109,9 @@ test('explain names every term of the last score', () => {
     decodeBlocks: 16,
     activeRequests: 1,
     cost: 27.5,
+    'session.bonusBlocks': 0,
+    'preferred-taints.factor': 1,
   });
-  expect(policy.explain(4)).toEqual({});
-});
-
-test('workers of different block sizes are reported once they meet', () => {
-  const { policy, context } = create({}, 1);
-  policy.kv.joined(1, workerRecord(1, { blockSize: 64 }));
-  expect(context.warnings).toHaveLength(1);
-  expect(context.warnings[0]).toMatch(/different block sizes/);
 });
 
 test('lost requests are given up on the injected clock; an idle router has no timer', () => {

@@ -1,7 +1,11 @@
 import { definePlugin } from '@armature/contracts';
-import { emptySchema, kvPolicySchema } from './config.ts';
+import { emptySchema, kvCostSchema, kvPolicySchema } from './config.ts';
 import type { KvPolicyConfig } from './config.ts';
+import { RequiredTaintsFilter } from './filters/required-taints.ts';
 import { KvPolicy } from './kv-policy.ts';
+import { SoftmaxPicker } from './pickers/softmax.ts';
+import { KvCostScorer } from './scorers/kv-cost.ts';
+import type { KvCostWeights } from './scorers/kv-cost.ts';
 import { LeastLoadedPolicy, PowerOfTwoPolicy, RandomPolicy, RoundRobinPolicy } from './simple-policies.ts';
 
 export const kv = definePlugin<'router-policy', KvPolicyConfig>({
@@ -11,6 +15,38 @@ export const kv = definePlugin<'router-policy', KvPolicyConfig>({
   description: 'Sends a request where the least new work arises: uncached prefill plus decode load.',
   configSchema: kvPolicySchema,
   create: (config, context) => new KvPolicy(config, context),
+});
+
+/** Built-in pieces by name, for policies of others that are composed of pieces. */
+export const softmax = definePlugin<'router-picker', { readonly temperature: number }>({
+  kind: 'router-picker',
+  contract: 'v1',
+  name: 'softmax',
+  description: 'The lowest cost, ties at random; with a temperature, a draw by softmax.',
+  configSchema: {
+    type: 'object',
+    additionalProperties: false,
+    properties: { temperature: { type: 'number', minimum: 0, default: 0, description: '0 = lowest cost. Above: softmax over costs normalised to [0, 1].' } },
+  },
+  create: ({ temperature }, context) => new SoftmaxPicker(temperature, context.random),
+});
+
+export const kvCost = definePlugin<'router-scorer', KvCostWeights>({
+  kind: 'router-scorer',
+  contract: 'v1',
+  name: 'kv-cost',
+  description: 'Uncached prefill plus decode load, in blocks (Dynamo 1.6.1).',
+  configSchema: kvCostSchema,
+  create: (config) => new KvCostScorer(config),
+});
+
+export const requiredTaints = definePlugin<'router-filter', Record<string, never>>({
+  kind: 'router-filter',
+  contract: 'v1',
+  name: 'required-taints',
+  description: 'Only workers that carry every taint the request requires.',
+  configSchema: emptySchema,
+  create: () => new RequiredTaintsFilter(),
 });
 
 export const roundRobin = definePlugin<'router-policy', Record<string, never>>({

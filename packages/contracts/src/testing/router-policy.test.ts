@@ -47,8 +47,8 @@ class NaivePolicy implements RouterPolicy {
     for (let i = 0; i < candidates.count; i++) if (costs[i] < (best < 0 ? Infinity : costs[best])) best = i;
     return best;
   }
-  explain(index: number): Record<string, number> {
-    return { cost: this.terms[index] };
+  explain(request: RoutingRequest, candidates: Candidates, index: number): Record<string, number> {
+    return { cost: this.cost(request, candidates, index) };
   }
   close(): void {
     this.closed++;
@@ -161,11 +161,18 @@ const mutants: Record<string, { rule: RegExp; create: () => RouterPolicy }> = {
         }
       })(),
   },
+  'explains the last score instead of the columns': {
+    rule: /explain: terms come from/,
+    create: () =>
+      new (class extends NaivePolicy {
+        override explain = (_request: RoutingRequest, _candidates: Candidates, index: number) => ({ cost: this.terms[index] ?? 0 });
+      })(),
+  },
   'explains with undefined': {
     rule: /every term/,
     create: () =>
       new (class extends NaivePolicy {
-        override explain = (index: number) => ({ cost: this.terms[index] / 0 });
+        override explain = () => ({ cost: Number.NaN });
       })(),
   },
   'picks an excluded worker': {

@@ -17,6 +17,8 @@ function random(seed: number): (bound: number) => number {
 }
 
 const hops = ['aggregated', 'prefill', 'decode'] as const;
+/** Columns that a policy may write. */
+const facts = ['overlapBlocks', 'hostBlocks', 'diskBlocks', 'objectBlocks', 'decodeBlocks'] as const;
 
 /** Any requests and candidates a host may bring. */
 function* situations(seed: number): Generator<{ request: RoutingRequest; candidates: Candidates; where: string }> {
@@ -46,7 +48,7 @@ async function prepared(create: RouterPolicyContractOptions['create'], workers =
 
 function scored(policy: RouterPolicy, request: RoutingRequest, candidates: Candidates): Float64Array {
   const costs = new Float64Array(candidates.slots.length);
-  candidates.overlapBlocks.fill(0);
+  for (const fact of facts) candidates[fact].fill(0);
   policy.score(request, candidates, costs);
   return costs;
 }
@@ -118,7 +120,7 @@ function scoreRules(create: RouterPolicyContractOptions['create']): ContractRule
       },
     },
     {
-      name: 'score: changes no input but overlapBlocks',
+      name: 'score: changes no input but the facts',
       async run() {
         const policy = await prepared(create);
         for (const { request, candidates, where } of situations(19)) {
@@ -126,7 +128,7 @@ function scoreRules(create: RouterPolicyContractOptions['create']): ContractRule
           const candidatesBefore = structuredClone(candidates);
           scored(policy, request, candidates);
           assert.deepEqual(request, requestBefore, where);
-          candidatesBefore.overlapBlocks.set(candidates.overlapBlocks.subarray(0, candidates.count));
+          for (const fact of facts) candidatesBefore[fact].set(candidates[fact].subarray(0, candidates.count));
           assert.deepEqual({ ...candidates }, candidatesBefore, where);
         }
       },
@@ -150,10 +152,24 @@ function scoreRules(create: RouterPolicyContractOptions['create']): ContractRule
         for (const { request, candidates, where } of situations(29)) {
           scored(policy, request, candidates);
           for (let i = 0; i < candidates.count; i++) {
-            const terms = Object.entries(policy.explain(i));
+            const terms = Object.entries(policy.explain(request, candidates, i));
             assert.ok(terms.length > 0, `no terms (${where})`);
             for (const [name, value] of terms) assert.ok(Number.isFinite(value), `${name} is ${value} (${where})`);
           }
+        }
+      },
+    },
+    {
+      name: 'explain: terms come from the columns alone, whatever was scored since',
+      async run() {
+        const policy = await prepared(create);
+        if (policy.explain === undefined) return;
+        const [, , other] = [...situations(7)].filter(({ candidates }) => candidates.count === 3);
+        for (const { request, candidates, where } of situations(29)) {
+          scored(policy, request, candidates);
+          const all = Array.from({ length: candidates.count }, (_, i) => policy.explain?.(request, candidates, i));
+          scored(policy, other.request, other.candidates);
+          assert.deepEqual(Array.from({ length: candidates.count }, (_, i) => policy.explain?.(request, candidates, i)), all, where);
         }
       },
     },

@@ -136,8 +136,8 @@ class Pair {
     await this.transport.start?.();
     this.endpointA = await this.transport.open(this.a);
     this.endpointB = await this.transport.open(this.b);
-    this.endpointA.connect({ name: 'b', incarnation: this.b.incarnation, metadata: this.endpointB.metadata() });
-    this.endpointB.connect({ name: 'a', incarnation: this.a.incarnation, metadata: this.endpointA.metadata() });
+    this.endpointA.connect({ name: 'b', incarnation: this.b.incarnation, metadata: this.endpointB.metadata(), segments: new Map() });
+    this.endpointB.connect({ name: 'a', incarnation: this.a.incarnation, metadata: this.endpointA.metadata(), segments: new Map() });
     return this;
   }
 

@@ -1,0 +1,140 @@
+import type { Candidates, Clock, KvFollower, LoadFollower, Logger, Metrics, PluginContext, RoutingRequest, Timer, WorkerRecord } from '@armature/contracts';
+import { ActiveBlocks } from '../active-blocks.ts';
+import { OverlapColumns } from '../block-sets.ts';
+import { KvIndex } from '../kv-index.ts';
+
+const EXPIRY_SCAN_MS = 30_000;
+
+export interface KvFactsConfig {
+  readonly trackOutputBlocks: boolean;
+  readonly requestExpirySeconds: number;
+  readonly maxTrackedRequests: number;
+  readonly maxIndexBlocks: number;
+}
+
+/** What it uses of its context. */
+export type KvFactsContext = Pick<PluginContext, 'clock' | 'log' | 'metrics' | 'path'>;
+
+/** What each worker's cache holds and what its running requests occupy; fills the fact columns of the candidates. */
+export class KvFacts {
+  readonly kv: KvFollower;
+  readonly load: LoadFollower;
+  readonly #clock: Clock;
+  readonly #log: Logger;
+  readonly #index: KvIndex;
+  readonly #active: ActiveBlocks;
+  readonly #overlap: OverlapColumns;
+  readonly #shared: OverlapColumns;
+  #timer: Timer | undefined;
+  #isClosed: boolean;
+  #stopMetrics: () => void;
+
+  constructor(config: KvFactsConfig, context: KvFactsContext) {
+    this.#clock = context.clock;
+    this.#log = context.log;
+    this.#index = new KvIndex(config.maxIndexBlocks);
+    this.#active = new ActiveBlocks({ expiryMs: config.requestExpirySeconds * 1000, maxRequests: config.maxTrackedRequests, trackOutputBlocks: config.trackOutputBlocks });
+    this.#overlap = new OverlapColumns();
+    this.#shared = new OverlapColumns();
+    this.#timer = undefined;
+    this.#isClosed = false;
+    this.#stopMetrics = observe(context.metrics, context.path, this.#index, this.#active);
+    this.kv = {
+      joined: (slot, worker) => this.#joined(slot, worker),
+      left: (slot) => this.#left(slot),
+      apply: (slot, event) => this.#index.apply(slot, event),
+      reset: (slot) => this.#index.reset(slot),
+    };
+    this.load = {
+      dispatched: (slot, request) => this.#dispatched(slot, request),
+      firstToken: (slot, id) => this.#active.firstToken(slot, id),
+      grown: (slot, id, tokens) => this.#active.grown(slot, id, tokens),
+      ended: (slot, id) => this.#active.ended(slot, id),
+    };
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    if (this.#timer !== undefined) this.#clock.clearTimer(this.#timer);
+    this.#timer = undefined;
+    this.#stopMetrics();
+    this.#stopMetrics = () => {};
+  }
+
+  /** Writes the fact columns of every candidate. Hot; allocates nothing. */
+  collect(request: RoutingRequest, candidates: Candidates): void {
+    const tracksBlocks = request.hop !== 'prefill';
+    this.#index.findOverlap(request.sequenceHashes, request.blocks, this.#overlap);
+    this.#active.findShared(request.sequenceHashes, tracksBlocks && sharesBlocks(request) ? request.blocks : 0, this.#shared);
+    const { total, host, disk, object } = this.#overlap;
+    const shared = this.#shared.total;
+    const requestBlocks = this.#active.requestBlocks(request);
+    for (let i = 0; i < candidates.count; i++) {
+      const slot = candidates.slots[i];
+      candidates.overlapBlocks[i] = total[slot] | 0; // a slot that never joined lies outside the columns and holds nothing
+      candidates.hostBlocks[i] = host[slot] | 0;
+      candidates.diskBlocks[i] = disk[slot] | 0;
+      candidates.objectBlocks[i] = object[slot] | 0;
+      candidates.decodeBlocks[i] = tracksBlocks ? this.#active.blocks(slot) + requestBlocks - (shared[slot] | 0) : 0;
+    }
+  }
+
+  #joined(slot: number, _worker: WorkerRecord): void {
+    this.#index.joined(slot);
+    this.#active.joined(slot);
+  }
+
+  #left(slot: number): void {
+    this.#index.left(slot);
+    this.#active.left(slot);
+  }
+
+  #dispatched(slot: number, request: RoutingRequest): void {
+    if (request.hop === 'prefill') return;
+    this.#active.dispatched(slot, request, sharesBlocks(request), this.#clock.nowMs());
+    this.#scheduleExpiry();
+  }
+
+  /** Looks for lost requests while there are any; an idle router has no timer. */
+  #scheduleExpiry(): void {
+    if (this.#timer !== undefined || this.#isClosed) return;
+    this.#timer = this.#clock.setTimer(EXPIRY_SCAN_MS, () => {
+      this.#timer = undefined;
+      const expired = this.#active.expire(this.#clock.nowMs());
+      if (expired > 0) this.#log.warn('requests never ended as far as the router knows; they no longer count as load', { expired });
+      if (this.#active.requests > 0) this.#scheduleExpiry();
+    });
+  }
+}
+
+/** Whether a worker's running requests with the same prefix share its blocks; a decode hop without credit is counted whole, as Dynamo does. */
+function sharesBlocks(request: RoutingRequest): boolean {
+  return request.assumeKvReuse ?? (request.hop !== 'decode' || request.creditsOverlap);
+}
+
+function observe(metrics: Metrics, path: string, index: KvIndex, active: ActiveBlocks): () => void {
+  const gauge = (name: string, help: string, read: () => number): (() => void) => {
+    const metric = metrics.gauge({ name, help, labelNames: ['router'] }).with(path);
+    return () => metric.set(read());
+  };
+  const counter = (name: string, help: string, read: () => number): (() => void) => {
+    const metric = metrics.counter({ name, help, labelNames: ['router'] }).with(path);
+    let seen = 0;
+    return () => {
+      const now = read();
+      if (now > seen) metric.inc(now - seen);
+      seen = now;
+    };
+  };
+  const collect = [
+    gauge('armature_router_index_blocks', 'Distinct KV blocks in the index.', () => index.size),
+    gauge('armature_router_tracked_requests', 'Routed requests that count as load.', () => active.requests),
+    gauge('armature_router_shared_blocks', 'Distinct prompt blocks of routed requests.', () => active.distinctBlocks),
+    counter('armature_router_index_dropped_blocks_total', 'Blocks not recorded because the index was full.', () => index.droppedBlocks),
+    counter('armature_router_expired_requests_total', 'Requests given up because their end was never heard of.', () => active.expired),
+    counter('armature_router_untracked_requests_total', 'Requests not counted as load because maxTrackedRequests was reached.', () => active.untracked),
+  ];
+  return metrics.onCollect(() => {
+    for (const update of collect) update();
+  });
+}
