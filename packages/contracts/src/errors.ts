@@ -7,6 +7,16 @@ export interface ErrorData {
   readonly hint?: string;
   /** True when the same request may succeed elsewhere or later (worker lost, overloaded). */
   readonly retryable?: boolean;
+  /** Refused for load by a queue in front of the workers; the edge answers so. */
+  readonly refusal?: LoadRefusal;
+}
+
+/** How a client is told that a queue is full. */
+export interface LoadRefusal {
+  /** HTTP status: 429 = the caller's own limit, 503 and 529 = the server's. */
+  readonly status: 429 | 503 | 529;
+  /** When to come back, from the measured drain rate; >= 1000. */
+  readonly retryAfterMs: number;
 }
 
 export interface ArmatureErrorOptions {

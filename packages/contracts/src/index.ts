@@ -1,5 +1,5 @@
 export { ArmatureError } from './errors.ts';
-export type { ArmatureErrorOptions, ErrorData } from './errors.ts';
+export type { ArmatureErrorOptions, ErrorData, LoadRefusal } from './errors.ts';
 export { definePlugin, isPlugin } from './plugin.ts';
 export type {
   ConfigReport,

@@ -1,4 +1,5 @@
 import type { ErrorData } from './errors.ts';
+import type { TaintPreference } from './router-policy.ts';
 
 /** How tokens are chosen. Values are already validated; the neutral value of each is its default. */
 export interface SamplingParams {
@@ -80,13 +81,32 @@ export interface TokenSink {
   end(end: InferenceEnd): void;
 }
 
-/** Per-request wishes for routing, from `nvext` fields and headers. */
+/** Per-request wishes for routing, from `nvext` fields and headers (a header beats the body). Absent = the configuration of the model holds. */
 export interface RoutingOverrides {
+  /** Weight of cached blocks against load, finite, >= 0. */
   readonly overlapCredit?: number;
+  /** Randomness of the choice, finite, >= 0; 0 = always the cheapest. */
   readonly temperature?: number;
+  /** Weight of prefill work in the cost, finite, >= 0. */
+  readonly prefillLoadScale?: number;
+  /** Credit of a block that only the shared cache holds, finite, >= 0. */
+  readonly sharedCacheMultiplier?: number;
+  /** Whether blocks that running requests of a worker share with this one count once. */
+  readonly assumeKvReuse?: boolean;
+  /** Whether prompt tokens not computed yet count as load. */
+  readonly trackPrefillTokens?: boolean;
+  /** Output tokens the client expects, >= 1. */
+  readonly expectedOutputTokens?: number;
   /** Instance id; fails rather than going elsewhere. */
   readonly worker?: string;
   readonly prefillWorker?: string;
+  /** Data-parallel rank of the worker, >= 0; fails rather than going to another rank. */
+  readonly dpRank?: number;
+  readonly prefillDpRank?: number;
+  /** Workers must carry all of these. */
+  readonly requiredTaints?: readonly string[];
+  /** Taints that make a worker more (weight > 0) or less (< 0) welcome. */
+  readonly preferredTaints?: readonly TaintPreference[];
 }
 
 /** A request as it leaves the frontend: token ids in, token ids out. */
@@ -103,6 +123,10 @@ export interface InferenceRequest {
   readonly cacheSalt: string;
   /** Higher first; 0 = normal. */
   readonly priority: number;
+  /** Tier above `priority`, >= 0: where requests queue by priority, a higher tier always goes first. Absent = 0. */
+  readonly strictPriority?: number;
+  /** Conversation the request belongs to, as the client names it; with `cacheSalt` it tells sessions apart. Absent = none. */
+  readonly session?: string;
   readonly routing: RoutingOverrides;
   readonly traceparent: string;
 }

@@ -79,8 +79,11 @@ export interface KvFollower {
   left(slot: number): void;
   /** False: the event does not follow the last one (gap); the host resyncs the worker. Late and duplicate events return true and change nothing. */
   apply(slot: number, event: KvEvent): boolean;
-  /** All blocks of the worker are forgotten; the next event may have any id. */
-  reset(slot: number): void;
+  /**
+   * All blocks of the worker are forgotten, then `events` are its whole state (their ids mean nothing, a later one may need an earlier one).
+   * The next event has id `lastEventId + 1`.
+   */
+  restore(slot: number, events: readonly KvEvent[], lastEventId: number): void;
 }
 
 /** Receives what happens to routed requests, to account for load that events do not tell. */

@@ -24,6 +24,8 @@ export const TransferStatus = {
   RemoteDisconnected: -10,
   Canceled: -11,
   TimedOut: -12,
+  /** As many transfers run with this peer as the agent allows; nothing was started. Post again when one has ended. */
+  Overloaded: -13,
 } as const;
 export type TransferStatus = (typeof TransferStatus)[keyof typeof TransferStatus];
 
@@ -98,7 +100,10 @@ export interface TransferPeer {
   /** Changes with each life of the agent: a restarted peer is another one. */
   readonly incarnation: string;
   readonly metadata: TransportMetadata;
-  /** Its segments by id, as far as its metadata names them. */
+  /**
+   * Its segments by id, as far as its metadata names them. A live view: it grows and shrinks as metadata is refreshed and invalidated,
+   * without another `connect`. Look a segment up when a plan is first used, not at `connect`.
+   */
   readonly segments: ReadonlyMap<number, PeerSegment>;
 }
 
@@ -122,13 +127,19 @@ export interface TransportHost {
 /** A transport opened for one agent. */
 export interface TransportEndpoint {
   metadata(): TransportMetadata;
-  /** What peers need to reach one segment (mapping, remote key); undefined: nothing beyond its id. */
+  /** What peers need to reach one segment (mapping, remote key); undefined: nothing beyond its id. Asked after `registered`. */
   segmentMetadata?(segment: TransferSegment): TransportMetadata | undefined;
-  /** Whether this endpoint can run the plan: memory kinds and locations on both sides. Absent: any plan between `dram` segments. Asked at prepare. */
+  /**
+   * Whether this endpoint can run the plan: memory kinds and locations on both sides. Absent: any plan between `dram` segments. Asked at
+   * prepare, never per post. An owner still checks `kind` before it serves: a peer may ask for what it cannot do (`NotSupported`).
+   */
   canMove?(plan: TransferPlan): boolean;
   /** Whether this endpoint can reach an endpoint with such metadata. */
   canReach(metadata: TransportMetadata): boolean;
-  /** Makes a peer known; the connection itself may come with the first transfer. Replaces an earlier peer of that name. */
+  /**
+   * Makes a peer known; the connection itself may come with the first transfer. Replaces an earlier peer of that name. A peer with the
+   * host's own name and incarnation is the agent itself: transfers between its own segments (dram and file, for example).
+   */
   connect(peer: TransferPeer): void;
   /** Forgets a peer; its running transfers end as RemoteDisconnected. */
   disconnect(peer: string): void;
@@ -150,6 +161,8 @@ export interface TransportEndpoint {
   /** For transports that pin or map memory. */
   registered?(segment: TransferSegment): void;
   deregistered?(segment: TransferSegment): void;
+  /** What `allows` answers has changed for a peer (a grant came or went): answers kept from before are stale. */
+  accessChanged?(peer: string): void;
   /** Ends every transfer first. Idempotent. */
   close(): Promise<void>;
 }
@@ -161,7 +174,10 @@ export interface TransferTransport extends Lifecycle {
     readonly sameProcess: boolean;
     readonly sameHost: boolean;
     readonly remoteHosts: boolean;
+    /** False: `post` ignores its notification and `notify` answers false; the agent sends them over another path. */
     readonly notifications: boolean;
+    /** Moves only between segments of one agent, which is its own peer (local storage). Absent: false. */
+    readonly selfOnly?: boolean;
     readonly kinds: readonly MemoryKind[];
   };
   /** Why it cannot work here (missing library, kernel setting), or undefined. */

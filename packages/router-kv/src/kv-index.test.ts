@@ -15,8 +15,8 @@ class NaiveIndex {
   apply(slot: number, event: KvEvent): boolean {
     const worker = this.workers.get(slot);
     if (worker === undefined) return true;
-    if (worker.last >= 0 && event.eventId <= worker.last) return true;
-    if (worker.last >= 0 && event.eventId !== worker.last + 1) return false;
+    if (event.eventId <= worker.last) return true;
+    if (event.eventId !== worker.last + 1) return false;
     worker.last = event.eventId;
     if (event.type === 'cleared') {
       worker.held.clear();
@@ -106,10 +106,16 @@ for (const { seed, slots } of [
         model.workers.delete(slot);
       } else if (kind < 5) join(slot);
       else if (kind < 7) {
-        index.reset(slot);
-        if (worker !== undefined) Object.assign(worker, { last: -1, held: new Map() });
+        const state = [storedEvent(1, range(random.below(6), 0, random.below(20))), storedEvent(1, range(random.below(6), 0, random.below(20)))].slice(random.below(3));
+        const last = state.length === 0 ? 0 : 1 + random.below(100);
+        index.restore(slot, state, last);
+        if (worker !== undefined) {
+          Object.assign(worker, { last: 0, held: new Map() });
+          state.forEach((event, i) => model.apply(slot, { ...event, eventId: i + 1 }));
+          worker.last = last;
+        }
       } else {
-        const last = worker === undefined || worker.last < 0 ? random.below(50) : worker.last;
+        const last = worker === undefined ? random.below(50) : worker.last;
         const drift = random.below(20);
         const eventId = drift === 0 ? last + 2 + random.below(3) : drift < 3 ? Math.max(1, last - random.below(3)) : last + 1;
         const from = random.below(24);

@@ -3,8 +3,7 @@ import type { KvEvent, KvTier } from '@armature/contracts';
 import { BlockSets, Tier } from './block-sets.ts';
 import type { OverlapColumns } from './block-sets.ts';
 
-const ABSENT = -2;
-const ANY = -1;
+const ABSENT = -1;
 
 export function tierIndex(tier: KvTier): number {
   switch (tier) {
@@ -25,7 +24,7 @@ export function tierIndex(tier: KvTier): number {
  */
 export class KvIndex {
   readonly #sets: BlockSets;
-  /** Last applied event id per slot; ANY = the next may have any id, ABSENT = no such worker. */
+  /** Last applied event id per slot; ABSENT = no such worker. */
   #lastEventId: Float64Array;
   #droppedBlocks: number;
 
@@ -68,35 +67,39 @@ export class KvIndex {
     this.#lastEventId[slot] = ABSENT;
   }
 
-  reset(slot: number): void {
+  /** See `KvFollower.restore`. */
+  restore(slot: number, events: readonly KvEvent[], lastEventId: number): void {
     if (!this.#isJoined(slot)) return;
     this.#sets.drop(slot);
-    this.#lastEventId[slot] = ANY;
+    for (const event of events) this.#change(slot, event);
+    this.#lastEventId[slot] = lastEventId;
   }
 
   /** False = gap: nothing was changed, the worker needs a resync. */
   apply(slot: number, event: KvEvent): boolean {
     if (!this.#isJoined(slot)) return true;
     const last = this.#lastEventId[slot];
-    if (last !== ANY) {
-      if (event.eventId <= last) return true;
-      if (event.eventId !== last + 1) return false;
-    }
+    if (event.eventId <= last) return true;
+    if (event.eventId !== last + 1) return false;
     this.#lastEventId[slot] = event.eventId;
+    this.#change(slot, event);
+    return true;
+  }
+
+  #change(slot: number, event: KvEvent): void {
     if (event.type === 'cleared') {
       this.#sets.drop(slot);
-      return true;
+      return;
     }
     const tier = tierIndex(event.tier);
     const hashes = event.sequenceHashes;
     if (event.type === 'removed') {
       for (let i = 0; i + 1 < hashes.length; i += 2) this.#sets.remove(slot, tier, hashes[i], hashes[i + 1]);
-      return true;
+      return;
     }
     for (let i = 0; i + 1 < hashes.length; i += 2) {
       if (!this.#sets.add(slot, tier, hashes[i], hashes[i + 1])) this.#droppedBlocks++;
     }
-    return true;
   }
 
   /** See `BlockSets.findOverlap`. */

@@ -23,6 +23,8 @@ export const Method = {
   ReleaseLease: 'lease.release',
   /** The worker's KV events so far, for resync. */
   Snapshot: 'kv.snapshot',
+  /** KV events `from` to `to` out of the worker's buffer. */
+  Replay: 'kv.replay',
 } as const;
 
 /** Where a decode worker finds the prompt's KV. */

@@ -16,7 +16,7 @@ class NaivePolicy implements RouterPolicy {
     joined: (slot) => void this.workers.set(slot, { last: 0, held: new Set() }),
     left: (slot) => this.left(slot),
     apply: (slot, event) => this.apply(slot, event),
-    reset: (slot) => this.reset(slot),
+    restore: (slot, events, lastEventId) => this.restore(slot, events, lastEventId),
   };
   readonly load: LoadFollower = {
     dispatched: (slot, request) => this.dispatched(slot, request),
@@ -63,20 +63,24 @@ class NaivePolicy implements RouterPolicy {
   left(slot: number): void {
     this.workers.delete(slot);
   }
-  reset(slot: number): void {
+  restore(slot: number, events: readonly KvEvent[], lastEventId: number): void {
     const worker = this.workers.get(slot);
     if (worker === undefined) return;
-    worker.last = -1;
     worker.held.clear();
+    for (const event of events) this.change(worker.held, event);
+    worker.last = lastEventId;
+  }
+  change(held: Set<string>, event: KvEvent): void {
+    if (event.type === 'cleared') held.clear();
+    else for (let i = 0; i < event.sequenceHashes.length / 2; i++) held[event.type === 'stored' ? 'add' : 'delete'](key(event.sequenceHashes, i));
   }
   apply(slot: number, event: KvEvent): boolean {
     const worker = this.workers.get(slot);
     if (worker === undefined) return true;
-    if (worker.last >= 0 && event.eventId <= worker.last) return true;
-    if (worker.last >= 0 && event.eventId > worker.last + 1) return false;
+    if (event.eventId <= worker.last) return true;
+    if (event.eventId > worker.last + 1) return false;
     worker.last = event.eventId;
-    if (event.type === 'cleared') worker.held.clear();
-    else for (let i = 0; i < event.sequenceHashes.length / 2; i++) worker.held[event.type === 'stored' ? 'add' : 'delete'](key(event.sequenceHashes, i));
+    this.change(worker.held, event);
     return true;
   }
   dispatched(slot: number, request: RoutingRequest): void {
@@ -194,7 +198,7 @@ const mutants: Record<string, { rule: RegExp; create: () => RouterPolicy }> = {
       })(),
   },
   'applies late events': {
-    rule: /duplicate or late/,
+    rule: /duplicate or late|restore takes over/,
     create: () =>
       new (class extends NaivePolicy {
         override apply(slot: number, event: KvEvent): boolean {
@@ -205,7 +209,7 @@ const mutants: Record<string, { rule: RegExp; create: () => RouterPolicy }> = {
       })(),
   },
   'refuses duplicates': {
-    rule: /duplicate or late/,
+    rule: /duplicate or late|restore takes over/,
     create: () =>
       new (class extends NaivePolicy {
         override apply(slot: number, event: KvEvent): boolean {
@@ -214,7 +218,7 @@ const mutants: Record<string, { rule: RegExp; create: () => RouterPolicy }> = {
       })(),
   },
   'applies over a gap': {
-    rule: /after a gap|takes any next id/,
+    rule: /after a gap|takes any next id|restore takes over/,
     create: () =>
       new (class extends NaivePolicy {
         override apply(slot: number, event: KvEvent): boolean {
@@ -234,12 +238,40 @@ const mutants: Record<string, { rule: RegExp; create: () => RouterPolicy }> = {
         }
       })(),
   },
-  'reset keeps the event id': {
-    rule: /reset forgets/,
+  'restore keeps the event id': {
+    rule: /restore takes over/,
     create: () =>
       new (class extends NaivePolicy {
-        override reset(slot: number): void {
-          this.workers.get(slot)?.held.clear();
+        override restore(slot: number, events: readonly KvEvent[]): void {
+          super.restore(slot, events, this.workers.get(slot)?.last ?? 0);
+        }
+      })(),
+  },
+  'restore keeps the old blocks': {
+    rule: /restore takes over/,
+    create: () =>
+      new (class extends NaivePolicy {
+        override restore(slot: number, events: readonly KvEvent[], lastEventId: number): void {
+          const worker = this.workers.get(slot);
+          if (worker === undefined) return;
+          for (const event of events) this.change(worker.held, event);
+          worker.last = lastEventId;
+        }
+      })(),
+  },
+  'takes any id after an empty state': {
+    rule: /restore takes over/,
+    create: () =>
+      new (class extends NaivePolicy {
+        override apply(slot: number, event: KvEvent): boolean {
+          const worker = this.workers.get(slot);
+          if (worker !== undefined && worker.last === 0 && worker.held.size === 0 && this.restored) worker.last = event.eventId - 1;
+          return super.apply(slot, event);
+        }
+        restored = false;
+        override restore(slot: number, events: readonly KvEvent[], lastEventId: number): void {
+          this.restored = true;
+          super.restore(slot, events, lastEventId);
         }
       })(),
   },

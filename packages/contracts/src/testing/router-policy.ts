@@ -74,7 +74,7 @@ function shapeRules(create: RouterPolicyContractOptions['create']): ContractRule
         assert.notEqual(policy.name, '');
         assert.equal(typeof policy.supports.deterministic, 'boolean');
         assert.equal(typeof policy.score, 'function');
-        for (const method of ['joined', 'left', 'apply', 'reset'] as const) if (policy.kv) assert.equal(typeof policy.kv[method], 'function');
+        for (const method of ['joined', 'left', 'apply', 'restore'] as const) if (policy.kv) assert.equal(typeof policy.kv[method], 'function');
         for (const method of ['dispatched', 'firstToken', 'grown', 'ended'] as const) if (policy.load) assert.equal(typeof policy.load[method], 'function');
       },
     },
@@ -246,13 +246,18 @@ function kvRules(create: RouterPolicyContractOptions['create']): ContractRule[] 
       assert.equal(kv.apply(0, storedEvent(3, chain(0, 2))), true);
       assert.deepEqual(of(policy), [2, 4, 0, 0]);
     }),
-    kvRule(create, 'reset forgets one worker and takes any next id', (policy, kv) => {
+    kvRule(create, 'restore takes over the whole state of one worker, and the next id follows it', (policy, kv) => {
       for (const slot of [0, 1]) kv.apply(slot, storedEvent(1, chain(0, 4)));
-      kv.reset(0);
-      assert.deepEqual(of(policy), [0, 4, 0, 0]);
-      assert.equal(kv.apply(0, storedEvent(57, chain(0, 5))), true);
-      assert.equal(kv.apply(0, storedEvent(59, chain(5, 8))), false);
+      kv.restore(0, [storedEvent(1, chain(0, 2)), storedEvent(1, chain(2, 5))], 57);
       assert.deepEqual(of(policy), [5, 4, 0, 0]);
+      assert.equal(kv.apply(0, storedEvent(57, chain(5, 8))), true, 'an event that is part of the state');
+      assert.deepEqual(of(policy), [5, 4, 0, 0]);
+      assert.equal(kv.apply(0, storedEvent(59, chain(5, 8))), false);
+      assert.equal(kv.apply(0, storedEvent(58, chain(5, 6))), true);
+      assert.deepEqual(of(policy), [6, 4, 0, 0]);
+      kv.restore(0, [], 0);
+      assert.deepEqual(of(policy), [0, 4, 0, 0]);
+      assert.equal(kv.apply(0, storedEvent(2, chain(0, 2))), false, 'after an empty state the first event has id 1');
     }),
     kvRule(create, 'a slot that left holds nothing when it is used again', (policy, kv) => {
       for (const slot of [0, 1]) kv.apply(slot, storedEvent(1, chain(0, 4)));

@@ -43,7 +43,7 @@ export class KvFacts {
       joined: (slot, worker) => this.#joined(slot, worker),
       left: (slot) => this.#left(slot),
       apply: (slot, event) => this.#index.apply(slot, event),
-      reset: (slot) => this.#index.reset(slot),
+      restore: (slot, events, lastEventId) => this.#index.restore(slot, events, lastEventId),
     };
     this.load = {
       dispatched: (slot, request) => this.#dispatched(slot, request),

@@ -39,11 +39,12 @@ function noting() {
     kv: {
       joined: () => undefined,
       left: () => undefined,
-      reset: () => {
-        last = -1;
+      restore: (_slot, events, lastEventId) => {
+        applied.push(...events.map((event) => event.eventId));
+        last = lastEventId;
       },
       apply: (_slot, event) => {
-        if (last >= 0 && event.eventId > last + 1) return false;
+        if (event.eventId > last + 1) return false;
         last = Math.max(last, event.eventId);
         applied.push(event.eventId);
         return true;
@@ -65,7 +66,7 @@ describe('a policy that throws', () => {
   });
 
   it('in its load and kv faces: charges stay exact, the event plane goes on', () => {
-    const { router } = build({ ...flat, load: { dispatched: boom, firstToken: boom, grown: boom, ended: boom }, kv: { joined: boom, left: boom, apply: boom, reset: boom } });
+    const { router } = build({ ...flat, load: { dispatched: boom, firstToken: boom, grown: boom, ended: boom }, kv: { joined: boom, left: boom, apply: boom, restore: boom } });
     expect(router.join(workerRecord('w/0', 'both'))).toBe(true);
     const route = router.route(query());
     if (ArmatureError.is(route)) throw route;

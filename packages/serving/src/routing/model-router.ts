@@ -3,9 +3,10 @@ import type {
   Candidates,
   Clock,
   Counter,
-  KvEvent,
+  Health,
   Logger,
   Metrics,
+  PlainData,
   Random,
   RouterPolicy,
   RoutingHop,
@@ -14,14 +15,12 @@ import type {
   WorkerRecord,
   WorkerRole,
 } from '@armature/contracts';
-import type { DecisionRecord } from './records.ts';
+import { DecisionRing } from './decisions.ts';
+import type { Decision } from './decisions.ts';
+import { KvStreams } from './kv-streams.ts';
+import type { KvStreamsOptions } from './kv-streams.ts';
 import { WorkerTable } from './worker-table.ts';
 import type { Charge } from './worker-table.ts';
-
-/** Longest that a request's end waits for its KV events to arrive on the other plane. */
-const FENCE_TIMEOUT_MS = 250;
-/** Events kept for a worker while it is asked for its state. */
-const MAX_PENDING_EVENTS = 10_000;
 
 export interface ModelRouterOptions {
   readonly model: string;
@@ -30,8 +29,10 @@ export interface ModelRouterOptions {
   readonly random: Random;
   readonly log: Logger;
   readonly metrics: Metrics;
-  /** Asks a worker for its cache state; `undefined` when it cannot be reached. */
-  readonly snapshot: (worker: WorkerRecord, done: (events: readonly KvEvent[] | undefined) => void) => void;
+  readonly snapshot: KvStreamsOptions['snapshot'];
+  /** Left out: a gap is closed by a snapshot. */
+  readonly replay?: KvStreamsOptions['replay'];
+  readonly health?: Health;
 }
 
 export interface RouteQuery {
@@ -43,6 +44,8 @@ export interface RouteQuery {
   readonly blockSize: number;
   readonly creditsOverlap: boolean;
   readonly overrides: RoutingOverrides;
+  /** Key of its session's binding (`sessionKey`); undefined = none. */
+  readonly session?: string | undefined;
   /** Instances that have failed this request already. */
   readonly excluded: readonly string[];
   readonly startedAtMs: number;
@@ -52,15 +55,7 @@ export interface Route {
   readonly slot: number;
   readonly worker: WorkerRecord;
   readonly overlapBlocks: number;
-  readonly decision: DecisionRecord;
-}
-
-interface Follower {
-  /** Last event id applied. */
-  applied: number;
-  /** Events that came during a resync; undefined = in step. */
-  pending: KvEvent[] | undefined;
-  waiters: { readonly eventId: number; readonly resume: () => void }[];
+  readonly decision: Decision;
 }
 
 /** Chooses workers of one model: keeps the worker table, feeds the policy, isolates its failures, records its decisions. */
@@ -68,12 +63,15 @@ export class ModelRouter {
   readonly table = new WorkerTable();
   readonly policy: RouterPolicy;
   readonly #options: ModelRouterOptions;
-  readonly #followers: (Follower | undefined)[] = [];
+  readonly #streams: KvStreams;
+  readonly #ring: DecisionRing;
   readonly #request: RoutingRequest;
   readonly #decisions: Counter;
   readonly #policyErrors: Counter;
-  readonly #gaps: Counter;
-  readonly #fenceTimeouts: Counter;
+  readonly #notMostOverlap: Counter;
+  readonly #overlapLost: Counter;
+  readonly #regret: Counter;
+  readonly #overestimated: Counter;
   #fingerprint: { readonly model: string; readonly blockSize: number } | undefined;
 
   constructor(options: ModelRouterOptions) {
@@ -89,13 +87,42 @@ export class ModelRouter {
       creditsOverlap: true,
       overlapCredit: NaN,
       temperature: NaN,
+      prefillLoadScale: NaN,
+      sharedCacheMultiplier: NaN,
+      assumeKvReuse: undefined,
+      trackPrefillTokens: undefined,
+      expectedOutputTokens: 0,
+      sessionSlot: -1,
+      sessionBonusBlocks: 0,
+      requiredTaints: [],
+      preferredTaints: [],
     };
+    this.#ring = new DecisionRing(options.policy);
     const { metrics, model } = options;
     const counter = (name: string, help: string): Counter => metrics.counter({ name, help, labelNames: ['model'] }).with(model);
     this.#decisions = counter('armature_router_decisions_total', 'Routing decisions.');
     this.#policyErrors = counter('armature_router_policy_errors_total', 'Decisions in which the policy threw or wrote NaN.');
-    this.#gaps = counter('armature_router_kv_event_gaps_total', 'Gaps found in the KV events of a worker; each is followed by a resync.');
-    this.#fenceTimeouts = counter('armature_router_fence_timeouts_total', 'Requests whose end was shown before their KV events had arrived.');
+    this.#notMostOverlap = counter('armature_router_non_max_overlap_selections_total', 'Decisions for a worker that holds less of the prompt than another one.');
+    this.#overlapLost = counter('armature_router_overlap_blocks_lost_total', 'Blocks by which those workers held less.');
+    this.#regret = counter('armature_router_regret_blocks_total', 'Blocks by which another worker would have been better, in hindsight.');
+    this.#overestimated = counter('armature_router_overlap_overestimated_blocks_total', 'Blocks that the router expected on the chosen worker and the engine did not have.');
+    this.#streams = new KvStreams({
+      model,
+      clock: options.clock,
+      log: options.log,
+      metrics,
+      snapshot: options.snapshot,
+      replay: options.replay ?? ((_worker, _from, _to, done) => done(undefined)),
+      sink: {
+        apply: (slot, event) => this.#isolated('kv.apply', () => this.policy.kv?.apply(slot, event)) ?? true, // one that throws is not asked for a resync, which would throw again
+        restore: (slot, events, lastEventId) => this.#isolated('kv.restore', () => this.policy.kv?.restore(slot, events, lastEventId)),
+        degraded: (slot, isDegraded) => this.#setDegraded(slot, isDegraded),
+      },
+    });
+  }
+
+  close(): void {
+    this.#streams.close();
   }
 
   /** A worker has registered. False: it does not fit the model's other workers and gets no requests. */
@@ -115,61 +142,35 @@ export class ModelRouter {
       return false;
     }
     const slot = this.table.add(record);
-    this.#followers[slot] = { applied: 0, pending: undefined, waiters: [] };
+    this.#ring.joined(this.table.numbers[slot], record);
     this.#isolated('kv.joined', () => this.policy.kv?.joined(slot, record));
-    if (this.policy.kv !== undefined) this.#resync(slot);
+    if (this.policy.kv !== undefined) this.#streams.joined(slot, record);
     return true;
   }
 
   leave(instanceId: string): void {
     const slot = this.table.remove(instanceId);
     if (slot === undefined) return;
-    const follower = this.#followers[slot];
-    this.#followers[slot] = undefined;
     this.#isolated('kv.left', () => this.policy.kv?.left(slot));
-    for (const waiter of follower?.waiters ?? []) waiter.resume();
+    this.#options.health?.remove(healthName(this.#options.model, instanceId));
+    this.#streams.left(slot);
   }
 
-  /** One KV event of a worker, as it came from the event plane. */
-  apply(instanceId: string, event: KvEvent): void {
+  /** What came from the event plane for a worker. */
+  apply(instanceId: string, payload: PlainData): void {
     const slot = this.table.slotOf(instanceId);
-    const follower = slot === undefined ? undefined : this.#followers[slot];
-    if (slot === undefined || follower === undefined) return;
-    if (follower.pending !== undefined) {
-      if (follower.pending.length < MAX_PENDING_EVENTS) follower.pending.push(event); // what is dropped is a gap, found later
-      return;
-    }
-    if (!this.#applied(slot, event)) {
-      this.#gaps.inc();
-      this.#resync(slot, event);
-      return;
-    }
-    this.#advance(follower, event.eventId);
+    if (slot !== undefined) this.#streams.receive(slot, payload);
   }
 
-  /** Calls back when the worker's events up to `eventId` are applied, at once if they are; after a bounded wait in any case. */
+  /** See `KvStreams.whenApplied`. A policy without an index has nothing to wait for. */
   whenApplied(slot: number, eventId: number, resume: () => void): void {
-    const follower = this.#followers[slot];
-    // A policy without an index has nothing to wait for (and has not asked a worker that was there before for its state).
-    if (this.policy.kv === undefined || follower === undefined || follower.applied >= eventId) {
-      resume();
-      return;
-    }
-    let settled = false;
-    const { clock } = this.#options;
-    const once = (): void => {
-      if (settled) return;
-      settled = true;
-      clock.clearTimer(timer);
-      resume();
-    };
-    const waiter = { eventId, resume: once };
-    const timer = clock.setTimer(FENCE_TIMEOUT_MS, () => {
-      this.#fenceTimeouts.inc();
-      follower.waiters = follower.waiters.filter((entry) => entry !== waiter);
-      once();
-    });
-    follower.waiters.push(waiter);
+    if (this.policy.kv === undefined) resume();
+    else this.#streams.whenApplied(slot, eventId, resume);
+  }
+
+  /** How well the worker's cache is known. */
+  kvState(slot: number): ReturnType<KvStreams['state']> {
+    return this.#streams.state(slot);
   }
 
   /** The best worker, or a typed reason why there is none. */
@@ -182,14 +183,28 @@ export class ModelRouter {
     const policyError = this.#score(request, candidates, costs);
     const index = policyError === undefined ? this.#pick(request, candidates, costs) : leastLoaded(candidates);
     this.#decisions.inc();
+    this.#countOverlap(candidates, index);
     const slot = candidates.slots[index];
-    const worker = this.table.record(slot) as WorkerRecord;
-    return {
-      slot,
-      worker,
-      overlapBlocks: candidates.overlapBlocks[index],
-      decision: this.#record(query, candidates, worker.instanceId, policyError),
-    };
+    const worker = candidates.workers[index];
+    const decision = this.#ring.record(request, candidates, costs, {
+      policy: this.policy.name,
+      chosen: worker.instanceId,
+      index,
+      atMs: this.#options.clock.nowMs() - query.startedAtMs,
+      policyError: policyError ?? this.#isolated('problem', () => this.policy.problem?.()),
+      numbers: this.table.numbers,
+    });
+    return { slot, worker, overlapBlocks: candidates.overlapBlocks[index], decision };
+  }
+
+  /** The engine has said how many prompt tokens of a routed request it had. */
+  settle(decision: Decision, route: { readonly overlapBlocks: number }, cachedTokens: number): void {
+    decision.settle(cachedTokens);
+    const { blockSize } = decision.request;
+    // An engine computes at least one token itself, so up to a block less is no error.
+    const missing = route.overlapBlocks - Math.floor(cachedTokens / blockSize) - 1;
+    if (missing > 0) this.#overestimated.inc(missing);
+    if (decision.regretBlocks !== undefined && decision.regretBlocks > 0) this.#regret.inc(decision.regretBlocks);
   }
 
   /** The request goes to the worker as `hop` (a decode worker that computes the prompt itself is charged as aggregated). */
@@ -218,10 +233,23 @@ export class ModelRouter {
     this.table.discharge(charge);
   }
 
-  /** False: the policy found a gap. One that throws is not asked for a resync, which would throw again. */
-  #applied(slot: number, event: KvEvent): boolean {
-    if (this.policy.kv === undefined) return true;
-    return this.#isolated('kv.apply', () => this.policy.kv?.apply(slot, event)) ?? true;
+  #setDegraded(slot: number, isDegraded: boolean): void {
+    const worker = this.table.record(slot);
+    if (worker === undefined) return;
+    this.table.setDegraded(slot, isDegraded);
+    const { health, model } = this.#options;
+    const { reason } = this.#streams.state(slot);
+    if (isDegraded) health?.set(healthName(model, worker.instanceId), 'degraded', `${reason}; requests are routed on what was known of its cache last`);
+    else health?.remove(healthName(model, worker.instanceId));
+  }
+
+  #countOverlap(candidates: Candidates, index: number): void {
+    let most = 0;
+    for (let i = 0; i < candidates.count; i++) if (candidates.overlapBlocks[i] > most) most = candidates.overlapBlocks[i];
+    const lost = most - candidates.overlapBlocks[index];
+    if (lost <= 0) return;
+    this.#notMostOverlap.inc();
+    this.#overlapLost.inc(lost);
   }
 
   #noWorker(query: RouteQuery, wanted: string | undefined): ArmatureError {
@@ -291,61 +319,10 @@ export class ModelRouter {
     this.#options.log.error('router policy failed; the least loaded worker is taken', { code: 'ROUTER_POLICY_FAILED', policy: this.policy.name, reason });
     return reason;
   }
+}
 
-  #record(query: RouteQuery, candidates: Candidates, chosen: string, policyError: string | undefined): DecisionRecord {
-    const rows = [];
-    for (let i = 0; i < candidates.count; i++) {
-      rows.push({
-        worker: this.table.record(candidates.slots[i])?.instanceId ?? '',
-        cost: this.table.costs[i],
-        overlapBlocks: candidates.overlapBlocks[i],
-        activeRequests: candidates.activeRequests[i],
-        activePrefillTokens: candidates.activePrefillTokens[i],
-        activeBlocks: candidates.activeBlocks[i],
-        terms: policyError === undefined ? (this.#isolated('explain', () => this.policy.explain?.(i)) ?? {}) : {},
-      });
-    }
-    return {
-      hop: query.hop,
-      policy: this.policy.name,
-      atMs: this.#options.clock.nowMs() - query.startedAtMs,
-      chosen,
-      blocks: query.sequenceHashes.length >> 1,
-      policyError,
-      candidates: rows,
-    };
-  }
-
-  #advance(follower: Follower, eventId: number): void {
-    if (eventId > follower.applied) follower.applied = eventId;
-    if (follower.waiters.length === 0) return;
-    const due = follower.waiters.filter((waiter) => waiter.eventId <= follower.applied);
-    follower.waiters = follower.waiters.filter((waiter) => waiter.eventId > follower.applied);
-    for (const waiter of due) waiter.resume();
-  }
-
-  /** Forget what is believed of a worker's cache and ask it. Events that come meanwhile are applied after the answer. */
-  #resync(slot: number, first?: KvEvent): void {
-    const follower = this.#followers[slot];
-    const worker = this.table.record(slot);
-    if (follower === undefined || worker === undefined || follower.pending !== undefined) return;
-    follower.pending = first === undefined ? [] : [first];
-    this.#options.snapshot(worker, (events) => {
-      if (this.#followers[slot] !== follower) return;
-      const pending = follower.pending ?? [];
-      follower.pending = undefined;
-      this.#isolated('kv.reset', () => this.policy.kv?.reset(slot));
-      if (events === undefined) this.#options.log.warn('worker did not answer a KV resync', { code: 'SERVING_RESYNC_FAILED', worker: worker.instanceId });
-      for (const event of events ?? []) {
-        this.#applied(slot, event);
-        this.#advance(follower, event.eventId);
-      }
-      // Without an answer the next event that comes finds the gap and asks again.
-      for (const event of events === undefined ? [] : pending) {
-        if (event.eventId > follower.applied) this.apply(worker.instanceId, event);
-      }
-    });
-  }
+function healthName(model: string, instanceId: string): string {
+  return `kv events ${model}/${instanceId}`;
 }
 
 /** Argmin; ties are drawn uniformly (reservoir), so that equal workers share. */

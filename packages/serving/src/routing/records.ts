@@ -1,13 +1,23 @@
 import type { RoutingHop } from '@armature/contracts';
 
-/** One candidate of one decision, with every term of its cost. */
+/** One candidate of one decision: the facts its cost was made of, what each scorer added, and the terms behind it. */
 export interface CandidateRecord {
   readonly worker: string;
   readonly cost: number;
   readonly overlapBlocks: number;
+  readonly hostBlocks: number;
+  readonly diskBlocks: number;
+  readonly objectBlocks: number;
+  readonly decodeBlocks: number;
   readonly activeRequests: number;
   readonly activePrefillTokens: number;
   readonly activeBlocks: number;
+  readonly totalBlocks: number;
+  readonly costPerHour: number;
+  /** What was known of its cache may have been out of date. */
+  readonly degraded: boolean;
+  readonly taints: readonly string[];
+  readonly parts: Readonly<Record<string, number>>;
   readonly terms: Readonly<Record<string, number>>;
 }
 
@@ -18,9 +28,14 @@ export interface DecisionRecord {
   readonly atMs: number;
   readonly chosen: string;
   readonly blocks: number;
-  /** Set when the policy failed and the least loaded worker was taken instead. */
+  /** Set when the policy (or a piece of it) failed: the least loaded worker was taken, or the piece left out. */
   readonly policyError: string | undefined;
+  /** Empty when the ring of facts has gone around since. */
   readonly candidates: readonly CandidateRecord[];
+  /** Prompt tokens the engine did not compute; undefined until it has said so. */
+  readonly actualCachedTokens: number | undefined;
+  /** How many blocks better the best other candidate would have been, in hindsight. */
+  readonly regretBlocks: number | undefined;
 }
 
 /** How the prompt's KV came to the decode worker. */

@@ -1,4 +1,6 @@
 import type { Candidates, WorkerRecord, WorkerRole } from '@armature/contracts';
+import { newCandidateColumns } from './candidate-columns.ts';
+import type { CandidateColumns } from './candidate-columns.ts';
 
 const START_CAPACITY = 16;
 
@@ -22,7 +24,10 @@ export class WorkerTable {
   #activeRequests = new Int32Array(START_CAPACITY);
   #activePrefillTokens = new Float64Array(START_CAPACITY);
   #activeBlocks = new Float64Array(START_CAPACITY);
-  #candidates: MutableCandidates = newCandidates(START_CAPACITY);
+  readonly #numbers: number[] = [];
+  #joined = 0;
+  #degraded = new Uint8Array(START_CAPACITY);
+  #candidates: CandidateColumns = newCandidateColumns(START_CAPACITY);
   #costs = new Float64Array(START_CAPACITY);
 
   get size(): number {
@@ -41,10 +46,26 @@ export class WorkerTable {
     this.#records[slot] = record;
     this.#generations[slot] = (this.#generations[slot] ?? 0) + 1;
     this.#slots.set(record.instanceId, slot);
+    this.#numbers[slot] = ++this.#joined;
+    this.#degraded[slot] = 0;
     this.#activeRequests[slot] = 0;
     this.#activePrefillTokens[slot] = 0;
     this.#activeBlocks[slot] = 0;
     return slot;
+  }
+
+  /** Number of the worker in each slot: counts joins, never reused. */
+  get numbers(): readonly number[] {
+    return this.#numbers;
+  }
+
+  /** What is known of the worker's cache may be out of date. */
+  setDegraded(slot: number, isDegraded: boolean): void {
+    this.#degraded[slot] = isDegraded ? 1 : 0;
+  }
+
+  isDegraded(slot: number): boolean {
+    return this.#degraded[slot] === 1;
   }
 
   remove(instanceId: string): number | undefined {
@@ -104,11 +125,18 @@ export class WorkerTable {
       columns.activeBlocks[count] = this.#activeBlocks[slot];
       columns.totalBlocks[count] = record.totalBlocks;
       columns.costPerHour[count] = record.costPerHour;
+      columns.degraded[count] = this.#degraded[slot];
+      columns.workers[count] = record;
       columns.overlapBlocks[count] = 0;
+      columns.hostBlocks[count] = 0;
+      columns.diskBlocks[count] = 0;
+      columns.objectBlocks[count] = 0;
+      columns.decodeBlocks[count] = 0;
       this.#costs[count] = 0;
       count++;
     }
     columns.count = count;
+    columns.workers.length = count;
     return columns;
   }
 
@@ -159,22 +187,10 @@ export class WorkerTable {
     const blocks = new Float64Array(capacity);
     blocks.set(this.#activeBlocks);
     this.#activeBlocks = blocks;
-    this.#candidates = newCandidates(capacity);
+    const degraded = new Uint8Array(capacity);
+    degraded.set(this.#degraded);
+    this.#degraded = degraded;
+    this.#candidates = newCandidateColumns(capacity);
     this.#costs = new Float64Array(capacity);
   }
-}
-
-type MutableCandidates = { -readonly [K in keyof Candidates]: Candidates[K] };
-
-function newCandidates(capacity: number): MutableCandidates {
-  return {
-    count: 0,
-    slots: new Int32Array(capacity),
-    activeRequests: new Int32Array(capacity),
-    activePrefillTokens: new Float64Array(capacity),
-    activeBlocks: new Float64Array(capacity),
-    totalBlocks: new Float64Array(capacity),
-    costPerHour: new Float64Array(capacity),
-    overlapBlocks: new Int32Array(capacity),
-  };
 }

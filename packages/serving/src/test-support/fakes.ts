@@ -182,6 +182,8 @@ export function workerRecord(name: string, role: WorkerRecord['role'], more: Par
     engine: 'fake',
     hardware: 'default',
     costPerHour: 1,
+    taints: [],
+    kvEvents: true,
     blockSize: 4,
     totalBlocks: 100,
     maxModelTokens: 1000,

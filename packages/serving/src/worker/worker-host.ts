@@ -17,18 +17,21 @@ import type {
   ServedEndpoint,
   StreamOpen,
   StreamSink,
+  Timer,
   WorkerRecord,
   WorkerRole,
 } from '@armature/contracts';
 import { Method, PROTOCOL, numberField, parseOpaqueSource, parsePullSource, parseRequest } from '../messages.ts';
 import { DecodeIntake } from './decode-intake.ts';
 import type { IntakeHost } from './decode-intake.ts';
+import { EventHistory } from './event-history.ts';
 import { EngineStream } from './engine-stream.ts';
 import type { KvMover } from './kv-mover.ts';
 import { callUnary } from './unary.ts';
 
 const LEASE_CALL_TIMEOUT_MS = 2_000;
 const REGISTRATION_TTL_MS = 10_000;
+const HEARTBEAT_MS = 1_000;
 
 export interface WorkerHostOptions {
   readonly model: string;
@@ -39,6 +42,7 @@ export interface WorkerHostOptions {
   readonly engine: EngineBackend;
   readonly hardware: string;
   readonly costPerHour: number;
+  readonly taints: readonly string[];
   readonly blockSize: number;
   readonly transferTimeoutMs: number;
   /** Distinguishes lives of the same worker. */
@@ -65,6 +69,9 @@ export class WorkerHost {
   readonly #movedBytes: Counter;
   readonly #legs: Counter;
   readonly #failures: { with(...labels: string[]): Counter };
+  readonly #subject: string;
+  readonly #history = new EventHistory();
+  #heartbeat: Timer | undefined;
   #mover: KvMover | undefined;
   #intakeHost: IntakeHost | undefined;
   #endpoint: ServedEndpoint | undefined;
@@ -92,8 +99,11 @@ export class WorkerHost {
     });
     this.#failures = { with: (reason) => failures.with(...labels, reason) };
     // Before the engine starts, so that no event is missed.
-    const subject = kvEventSubject(options.model, this.instanceId);
-    options.engine.onKvEvent((event) => options.events.publish(subject, event as unknown as PlainData));
+    this.#subject = kvEventSubject(options.model, this.instanceId);
+    options.engine.onKvEvent((event) => {
+      this.#history.push(event);
+      options.events.publish(this.#subject, event as unknown as PlainData);
+    });
   }
 
   get record(): WorkerRecord | undefined {
@@ -109,8 +119,17 @@ export class WorkerHost {
     this.#endpoint = await requests.serve(`${model}/${pool}/${index}`, (open, stream) => this.#open(open, stream));
     this.#record = this.#buildRecord(this.#endpoint.address);
     this.#registration = await discovery.register(`workers/${model}/${this.instanceId}`, this.#record as unknown as PlainData, { ttlMs: REGISTRATION_TTL_MS });
+    this.#beat();
     this.#options.health.set(`worker ${model}/${pool}/${index}`, 'ready');
     this.#options.log.info('worker ready', { worker: this.instanceId, role: this.#options.role, blocks: engine.info.totalBlocks });
+  }
+
+  /** Says how far the events go, so that followers notice the loss of the last ones. Within one process nothing is lost. */
+  #beat(): void {
+    const { clock, engine, events } = this.#options;
+    if (!events.supports.processes || !engine.abilities.kvEvents) return;
+    events.publish(this.#subject, { type: 'heartbeat', eventId: this.#history.lastEventId });
+    this.#heartbeat = clock.setTimer(HEARTBEAT_MS, () => this.#beat());
   }
 
   /** Leaves discovery, lets running legs end up to the deadline, then closes. */
@@ -134,6 +153,7 @@ export class WorkerHost {
         };
       });
     }
+    if (this.#heartbeat !== undefined) this.#options.clock.clearTimer(this.#heartbeat);
     await this.#endpoint?.close();
     await this.#mover?.close();
     health.remove(`worker ${model}/${pool}/${index}`);
@@ -154,7 +174,7 @@ export class WorkerHost {
   }
 
   #buildRecord(address: string): WorkerRecord {
-    const { model, pool, index, role, engineName, engine, hardware, costPerHour } = this.#options;
+    const { model, pool, index, role, engineName, engine, hardware, costPerHour, taints } = this.#options;
     const mover = this.#mover;
     return {
       instanceId: this.instanceId,
@@ -166,6 +186,8 @@ export class WorkerHost {
       engine: engineName,
       hardware,
       costPerHour,
+      taints,
+      kvEvents: engine.abilities.kvEvents,
       blockSize: engine.info.blockSize,
       totalBlocks: engine.info.totalBlocks,
       maxModelTokens: engine.info.maxModelTokens,
@@ -220,6 +242,8 @@ export class WorkerHost {
         return answer(stream, { type: 'lease', valid: this.#kv().releaseLease(numberField(open.message, 'lease')) === 'valid' });
       case Method.Snapshot:
         return answer(stream, { type: 'snapshot', events: this.#options.engine.snapshot() as unknown as PlainData });
+      case Method.Replay:
+        return answer(stream, { type: 'replay', events: this.#history.slice(numberField(open.message, 'from'), numberField(open.message, 'to')) as unknown as PlainData });
       default:
         throw new ArmatureError('SERVING_METHOD_UNKNOWN', `worker method "${open.method}" does not exist`, { hint: 'the caller runs another version' });
     }

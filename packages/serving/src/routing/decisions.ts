@@ -1,0 +1,225 @@
+import type { Candidates, RouterPolicy, RoutingHop, RoutingRequest, WorkerRecord } from '@armature/contracts';
+import { newCandidateColumns } from './candidate-columns.ts';
+import type { CandidateColumns } from './candidate-columns.ts';
+import type { CandidateRecord, DecisionRecord } from './records.ts';
+
+/** Columns of a candidate's row in the ring. */
+const FACTS = 14;
+const CAPACITY_DOUBLES = 1 << 20;
+
+/**
+ * The facts behind the last decisions of one model, as rows of doubles in one ring of 8 MiB: recording copies numbers and makes one object per
+ * decision, whatever the number of candidates. What is overwritten is gone: its decision then has no candidates.
+ */
+export class DecisionRing {
+  readonly #policy: RouterPolicy;
+  readonly #parts: readonly string[];
+  readonly #width: number;
+  readonly #capacity: number;
+  #rows: Float64Array | undefined;
+  /** Doubles ever written; a row set at `offset` is alive while `offset + capacity >= head`. */
+  #head: number;
+  /** Records of the workers by the number the host gave them at joining. */
+  readonly #workers: Map<number, WorkerRecord>;
+
+  constructor(policy: RouterPolicy, capacityDoubles = CAPACITY_DOUBLES) {
+    this.#policy = policy;
+    this.#parts = policy.parts?.names ?? [];
+    this.#width = FACTS + this.#parts.length;
+    this.#capacity = capacityDoubles;
+    this.#rows = undefined;
+    this.#head = 0;
+    this.#workers = new Map();
+  }
+
+  /** The worker behind `number`, kept for the decisions that name it. */
+  joined(number: number, worker: WorkerRecord): void {
+    this.#workers.set(number, worker);
+    if (this.#workers.size <= 65_536) return;
+    const oldest = this.#workers.keys().next();
+    if (!oldest.done) this.#workers.delete(oldest.value);
+  }
+
+  record(request: RoutingRequest, candidates: Candidates, costs: Float64Array, chosen: DecisionFields): Decision {
+    const { count } = candidates;
+    const width = this.#width;
+    const size = count * width;
+    if (size > this.#capacity) return new Decision(this, request, chosen, -1, 0);
+    this.#rows ??= new Float64Array(this.#capacity);
+    // Row sets do not wrap: the rest of the ring is skipped when it is too short.
+    const tail = this.#capacity - (this.#head % this.#capacity);
+    if (tail < size) this.#head += tail;
+    const offset = this.#head;
+    this.#head += size;
+    const rows = this.#rows;
+    const parts = this.#policy.parts;
+    let at = offset % this.#capacity;
+    for (let i = 0; i < count; i++, at += width) {
+      rows[at] = chosen.numbers[candidates.slots[i]]!;
+      rows[at + 1] = costs[i]!;
+      rows[at + 2] = candidates.activeRequests[i]!;
+      rows[at + 3] = candidates.activePrefillTokens[i]!;
+      rows[at + 4] = candidates.activeBlocks[i]!;
+      rows[at + 5] = candidates.totalBlocks[i]!;
+      rows[at + 6] = candidates.costPerHour[i]!;
+      rows[at + 7] = candidates.degraded[i]!;
+      rows[at + 8] = candidates.overlapBlocks[i]!;
+      rows[at + 9] = candidates.hostBlocks[i]!;
+      rows[at + 10] = candidates.diskBlocks[i]!;
+      rows[at + 11] = candidates.objectBlocks[i]!;
+      rows[at + 12] = candidates.decodeBlocks[i]!;
+      rows[at + 13] = candidates.slots[i]!;
+      if (parts !== undefined) for (let p = 0; p < this.#parts.length; p++) rows[at + FACTS + p] = parts.costs[i * this.#parts.length + p]!;
+    }
+    return new Decision(this, request, chosen, offset, count);
+  }
+
+  /** The candidates of a decision with the terms of their cost; empty when overwritten. */
+  candidates(decision: Decision): CandidateRecord[] {
+    const { offset, count } = decision;
+    const rows = this.#rows;
+    if (rows === undefined || count === 0 || offset < 0 || offset + this.#capacity < this.#head) return [];
+    const columns = newCandidateColumns(count);
+    columns.count = count;
+    const records: CandidateRecord[] = [];
+    for (let i = 0; i < count; i++) columns.workers[i] = this.#read(rows, (offset % this.#capacity) + i * this.#width, columns, i);
+    for (let i = 0; i < count; i++) {
+      const at = (offset % this.#capacity) + i * this.#width;
+      records.push({
+        worker: columns.workers[i]!.instanceId,
+        cost: rows[at + 1]!,
+        overlapBlocks: columns.overlapBlocks[i]!,
+        hostBlocks: columns.hostBlocks[i]!,
+        diskBlocks: columns.diskBlocks[i]!,
+        objectBlocks: columns.objectBlocks[i]!,
+        decodeBlocks: columns.decodeBlocks[i]!,
+        activeRequests: columns.activeRequests[i]!,
+        activePrefillTokens: columns.activePrefillTokens[i]!,
+        activeBlocks: columns.activeBlocks[i]!,
+        totalBlocks: columns.totalBlocks[i]!,
+        costPerHour: columns.costPerHour[i]!,
+        degraded: columns.degraded[i] !== 0,
+        taints: columns.workers[i]!.taints,
+        parts: Object.fromEntries(this.#parts.map((name, p) => [name, rows[at + FACTS + p]!])),
+        terms: this.#terms(decision, columns, i),
+      });
+    }
+    return records;
+  }
+
+  #read(rows: Float64Array, at: number, columns: CandidateColumns, i: number): WorkerRecord {
+    columns.activeRequests[i] = rows[at + 2]!;
+    columns.activePrefillTokens[i] = rows[at + 3]!;
+    columns.activeBlocks[i] = rows[at + 4]!;
+    columns.totalBlocks[i] = rows[at + 5]!;
+    columns.costPerHour[i] = rows[at + 6]!;
+    columns.degraded[i] = rows[at + 7]!;
+    columns.overlapBlocks[i] = rows[at + 8]!;
+    columns.hostBlocks[i] = rows[at + 9]!;
+    columns.diskBlocks[i] = rows[at + 10]!;
+    columns.objectBlocks[i] = rows[at + 11]!;
+    columns.decodeBlocks[i] = rows[at + 12]!;
+    columns.slots[i] = rows[at + 13]!;
+    return this.#workers.get(rows[at]!) ?? ({ instanceId: `worker ${rows[at]} (gone)`, taints: [] as readonly string[] } as WorkerRecord);
+  }
+
+  #terms(decision: Decision, columns: CandidateColumns, i: number): Readonly<Record<string, number>> {
+    try {
+      return this.#policy.explain?.(decision.request, columns, i) ?? {};
+    } catch {
+      return {};
+    }
+  }
+}
+
+/** What the router says of a decision beside the facts. */
+export interface DecisionFields {
+  readonly policy: string;
+  readonly chosen: string;
+  /** Row of the chosen candidate. */
+  readonly index: number;
+  readonly atMs: number;
+  readonly policyError: string | undefined;
+  /** Number of the worker in each slot. */
+  readonly numbers: readonly number[];
+}
+
+const NO_HASHES = new Int32Array(0);
+
+/** One decision; its candidates are read from the ring when somebody asks. */
+export class Decision implements DecisionRecord {
+  readonly hop: RoutingHop;
+  readonly policy: string;
+  readonly atMs: number;
+  readonly chosen: string;
+  readonly index: number;
+  readonly policyError: string | undefined;
+  readonly request: RoutingRequest;
+  readonly offset: number;
+  readonly count: number;
+  /** Prompt tokens whose KV the engine did not compute; undefined until it has said so. */
+  actualCachedTokens: number | undefined;
+  /** See `settle`. */
+  regretBlocks: number | undefined;
+  readonly #ring: DecisionRing;
+
+  constructor(ring: DecisionRing, request: RoutingRequest, fields: DecisionFields, offset: number, count: number) {
+    this.#ring = ring;
+    this.hop = request.hop;
+    this.policy = fields.policy;
+    this.atMs = fields.atMs;
+    this.chosen = fields.chosen;
+    this.index = fields.index;
+    this.policyError = fields.policyError;
+    this.request = { ...request, sequenceHashes: NO_HASHES };
+    this.offset = offset;
+    this.count = count;
+    this.actualCachedTokens = undefined;
+    this.regretBlocks = undefined;
+  }
+
+  get blocks(): number {
+    return this.request.blocks;
+  }
+
+  get candidates(): readonly CandidateRecord[] {
+    return this.#ring.candidates(this);
+  }
+
+  /**
+   * The engine has said how many prompt tokens it had. Regret, in blocks: what the chosen worker cost after all (each block that was expected
+   * and not there is one block of prefill more) less the lowest cost among the others; 0 when it was still the best.
+   */
+  settle(cachedTokens: number): void {
+    this.actualCachedTokens = cachedTokens;
+    const candidates = this.candidates;
+    const chosen = candidates[this.index];
+    if (chosen === undefined) return;
+    // An engine computes at least one token itself: a prompt of whole blocks that is all there counts as all there.
+    const actual = cachedTokens >= this.request.promptTokens - 1 ? this.request.blocks : Math.floor(cachedTokens / this.request.blockSize);
+    let best = Number.POSITIVE_INFINITY;
+    candidates.forEach(({ cost }, i) => {
+      if (i !== this.index) best = Math.min(best, cost);
+    });
+    this.regretBlocks = Number.isFinite(best) ? Math.max(0, chosen.cost + Math.max(0, chosen.overlapBlocks - actual) - best) : 0;
+  }
+
+  toJSON(): Readonly<Record<string, unknown>> {
+    const { id, promptTokens, blocks, blockSize, hop: _hop, sequenceHashes: _hashes, ...wishes } = this.request;
+    return {
+      id,
+      hop: this.hop,
+      policy: this.policy,
+      atMs: this.atMs,
+      chosen: this.chosen,
+      promptTokens,
+      blocks,
+      blockSize,
+      request: Object.fromEntries(Object.entries(wishes).filter(([, value]) => value !== undefined && !Number.isNaN(value))),
+      policyError: this.policyError,
+      actualCachedTokens: this.actualCachedTokens,
+      regretBlocks: this.regretBlocks,
+      candidates: this.candidates,
+    };
+  }
+}
