@@ -8,13 +8,13 @@ export async function configOptions(file: string): Promise<Pick<BootOptions, 'co
   return { configFile: file, root: deployment as BootOptions['root'], builtins: await builtins() };
 }
 
-/** Boots a configuration file with the built-in plug-ins. Creates everything, starts nothing. */
-export async function bootFile(file: string, options: { readonly logLevel?: string }): Promise<App> {
+/** Boots a configuration file (or `text` in its place) with the built-in plug-ins. Creates everything, starts nothing. */
+export async function bootFile(file: string, options: { readonly logLevel?: string; readonly text?: string }): Promise<App> {
   const isTerminal = process.stderr.isTTY;
   const env = {
     ...(isTerminal ? { ARMATURE_LOG_FORMAT: 'pretty' } : {}),
     ...(options.logLevel === undefined ? {} : { ARMATURE_LOG_LEVEL: options.logLevel }),
     ...process.env,
   };
-  return boot({ ...(await configOptions(file)), env });
+  return boot({ ...(await configOptions(file)), ...(options.text === undefined ? {} : { configText: options.text }), env });
 }

@@ -3,7 +3,10 @@ import { Command, CommanderError, InvalidArgumentError } from 'commander';
 import { chat } from './commands/chat.ts';
 import type { ChatCommandOptions } from './commands/chat.ts';
 import { configCheck, configExplain, configSchema } from './commands/config.ts';
+import { explain } from './commands/explain-request.ts';
 import { listPlugins } from './commands/plugins.ts';
+import { rescore } from './commands/rescore.ts';
+import { route } from './commands/route.ts';
 import { serve } from './commands/serve.ts';
 import { ExitCode, describeError, exitCodeOf } from './exit-codes.ts';
 
@@ -59,6 +62,30 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
     .option('--temperature <t>', 'sampling temperature', number)
     .option('-e, --explain', 'after each turn: workers chosen and why, overlap, blocks moved, TTFT, ITL', false)
     .action((messages: string[], options: ChatCommandOptions) => chat(messages, options));
+
+  program
+    .command('explain')
+    .description('why a request went where it went, and what came of it')
+    .argument('<request-id>', 'the x-request-id header of its answer')
+    .option('--admin <url>', 'admin listener of the server', 'http://127.0.0.1:8001')
+    .option('--json', 'the whole record as JSON', false)
+    .action((requestId: string, options: { admin: string; json: boolean }) => explain(requestId, options));
+
+  program
+    .command('rescore')
+    .description('score recorded decisions again with other weights, and say what would have changed')
+    .argument('<file>', 'export of GET /decisions.jsonl on the admin listener; - reads it from standard input')
+    .option('--set <weight=value>', 'a weight of the kv policy to change; may be repeated', (value: string, all: string[]) => [...all, value], [])
+    .option('--json', 'as JSON', false)
+    .action((file: string, options: { set: string[]; json: boolean }) => rescore(file, options));
+
+  program
+    .command('route')
+    .description('serve placement alone, for other gateways: tokens or text in; worker, overlap, cost out')
+    .requiredOption('-f, --file <file>', 'configuration file; its frontend section is replaced')
+    .option('--host <address>', 'address to listen on')
+    .option('--port <n>', 'port, default 8002', number)
+    .action((options: { file: string; host?: string; port?: number }) => route(options));
 
   program
     .command('plugins')

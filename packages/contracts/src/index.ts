@@ -85,6 +85,7 @@ export type {
 export type { PlaneMessage, PlaneStream, RequestPlane, ServedEndpoint, StreamHandler, StreamOpen, StreamSink } from './request-plane.ts';
 export type { RouterFilter, RouterPicker, RouterScorer } from './router-pieces.ts';
 export type { Candidates, KvFollower, LoadFollower, RouterPolicy, RoutingHop, RoutingRequest, TaintPreference } from './router-policy.ts';
+export type { SelectedWorker, Selection, SelectionQuery, Selector, WorkerOverlap } from './selection.ts';
 export { childTraceparent, newTraceparent, parseTraceparent } from './trace.ts';
 export type { TraceContext } from './trace.ts';
 export { TransferStatus } from './transfer-transport.ts';

@@ -2,6 +2,7 @@ import { ArmatureError } from './errors.ts';
 import type { PluginContext } from './context.ts';
 import type { InferenceHandle, InferenceRequest, TokenSink } from './inference.ts';
 import type { Preprocessor } from './preprocessor.ts';
+import type { Selector } from './selection.ts';
 
 /** A model that this process can answer for. */
 export interface ModelHandle {
@@ -15,6 +16,8 @@ export interface ModelHandle {
   isReady(): boolean;
   /** Routes and runs a request. Never throws: refusal arrives as `end({type:'failed'})`. */
   execute(request: InferenceRequest, sink: TokenSink): InferenceHandle;
+  /** Placement alone, for gateways that carry requests themselves. */
+  readonly selector?: Selector;
 }
 
 /** What a frontend serves; models come and go at run time. */

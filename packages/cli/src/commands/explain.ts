@@ -19,12 +19,19 @@ function tellingTerms(decision: DecisionRecord): readonly string[] {
 function decisionLines(decision: DecisionRecord): string[] {
   const ranked = [...decision.candidates].sort((a, b) => Number(b.worker === decision.chosen) - Number(a.worker === decision.chosen) || a.cost - b.cost);
   const names = tellingTerms(decision);
-  return ranked.map((candidate, i) => {
+  const lines = ranked.map((candidate, i) => {
     const label = i === 0 ? `${decision.hop.padEnd(10)} →` : ''.padEnd(12);
     const terms = names.map((name) => `${name} ${Number((candidate.terms[name] ?? 0).toFixed(2))}`).join(', ');
     const why = i === 0 ? `${decision.policy}: ` : '';
-    return `  ${label} ${shortName(candidate.worker).padEnd(12)} ${why}cost ${Number(candidate.cost.toFixed(2))}, overlap ${candidate.overlapBlocks} of ${decision.blocks} blocks${terms === '' ? '' : ` (${terms})`}`;
+    return `  ${label} ${shortName(candidate.worker).padEnd(12)} ${why}cost ${Number(candidate.cost.toFixed(2))}, overlap ${candidate.overlapBlocks} of ${decision.blocks} blocks${terms === '' ? '' : ` (${terms})`}${candidate.degraded ? ' · degraded: its cache is known only in part' : ''}`;
   });
+  if (decision.candidates.length === 0) lines.push(`  ${`${decision.hop.padEnd(10)} →`} ${shortName(decision.chosen).padEnd(12)} ${decision.policy} (its candidates are no longer recorded)`);
+  if (decision.policyError !== undefined) lines.push(`  ${''.padEnd(12)} policy: ${decision.policyError}`);
+  if (decision.actualCachedTokens !== undefined) {
+    const regret = decision.regretBlocks ?? 0;
+    lines.push(`  ${'afterwards'.padEnd(12)} ${decision.actualCachedTokens} tokens were cached${regret > 0 ? `; another worker would have been ${Number(regret.toFixed(2))} blocks better` : ', no better choice'}`);
+  }
+  return lines;
 }
 
 /** One turn, as `armature chat --explain` shows it. */

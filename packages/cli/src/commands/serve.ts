@@ -3,9 +3,9 @@ import { bootFile } from '../boot.ts';
 
 const DRAIN_MS = 10_000;
 
-/** Starts everything in the file and stays until SIGINT or SIGTERM. */
-export async function serve(file: string): Promise<void> {
-  const app = await bootFile(file, {});
+/** Starts everything in the file (or in `text`, read in its place) and stays until SIGINT or SIGTERM. */
+export async function serve(file: string, text?: string): Promise<void> {
+  const app = await bootFile(file, text === undefined ? {} : { text });
   let stopping: Promise<void> | undefined;
   let stopped: () => void = () => undefined;
   const untilStopped = new Promise<void>((resolve) => {

@@ -5,6 +5,7 @@ import type { WorkerHost } from '../worker/worker-host.ts';
 
 const MAX_ADMIN_BODY_BYTES = 1024;
 const DEFAULT_LIST_LENGTH = 50;
+const EXPORT_LENGTH = 100_000;
 
 export interface AdminSources {
   models(): readonly ModelRuntime[];
@@ -21,13 +22,21 @@ export function mountRoutes(context: DeploymentContext, sources: AdminSources): 
     sources.records.get(params['requestId'] ?? ''),
   );
   admin.get('/decisions/:requestId', 'The routing decisions of one request.', ({ params }) => sources.records.get(params['requestId'] ?? '')?.decisions);
+  admin.get('/decisions', 'The last routing decisions, newest first (?limit=N).', ({ query }) => decisionLines(sources, listLength(query.get('limit'))));
+  admin.get('/decisions.jsonl', 'The same, oldest first, one JSON object per line, for `armature rescore`; the first line of each model names policy and config (?limit=N, ?model=NAME).', ({ query }) =>
+    decisionExport(context, sources, listLength(query.get('limit'), EXPORT_LENGTH), query.get('model')),
+  );
   admin.get('/workers', 'Live workers with the load this process has given them.', () =>
     sources.models().flatMap((model) =>
       model.router.table.records().map((worker) => {
         const { agentMetadata: _bytes, ...facts } = worker;
-        return Object.assign(facts, { load: model.router.table.load(model.router.table.slotOf(worker.instanceId) ?? 0) });
+        const slot = model.router.table.slotOf(worker.instanceId) ?? 0;
+        return Object.assign(facts, { load: model.router.table.load(slot), kvStream: model.router.kvState(slot) });
       }),
     ),
+  );
+  admin.get('/queues', 'Requests that wait for a worker, with the tenants that have most (?limit=N).', ({ query }) =>
+    sources.models().flatMap((model) => (model.admission === undefined ? [] : [{ model: model.name, ...model.admission.snapshot(listLength(query.get('limit'))) }])),
   );
   admin.get('/engines', 'Engines of this process: queues, blocks, leases, reservations.', () =>
     sources.hosts().map(({ instanceId, engine }) => ({ instanceId, load: engine.load(), kv: engine.kv?.counts(), failure: engine.failure() })),
@@ -39,8 +48,28 @@ export function mountRoutes(context: DeploymentContext, sources: AdminSources): 
 }
 
 /** A limit that is no count at all means the usual one. */
-function listLength(limit: string | null): number {
-  return limit !== null && /^\d+$/.test(limit) ? Number(limit) : DEFAULT_LIST_LENGTH;
+function listLength(limit: string | null, usual = DEFAULT_LIST_LENGTH): number {
+  return limit !== null && /^\d+$/.test(limit) ? Number(limit) : usual;
+}
+
+/** Decisions of the last requests, newest first, as plain objects. */
+function decisionLines(sources: AdminSources, limit: number): Readonly<Record<string, unknown>>[] {
+  const lines: Readonly<Record<string, unknown>>[] = [];
+  for (const record of sources.records.list(Number.MAX_SAFE_INTEGER)) {
+    for (const decision of [...record.decisions].reverse()) {
+      if (lines.length >= limit) return lines;
+      lines.push({ type: 'decision', requestId: record.requestId, model: record.model, startedAtMs: record.startedAtMs, ...decision.toJSON() });
+    }
+  }
+  return lines;
+}
+
+function decisionExport(context: DeploymentContext, sources: AdminSources, limit: number, model: string | null): string {
+  const lines = decisionLines(sources, limit).filter((line) => model === null || line['model'] === model);
+  const effective = context.effectiveConfig() as { readonly models?: readonly { readonly name: string; readonly router?: { readonly use: string; readonly config?: unknown } }[] };
+  const policies = (effective.models ?? []).filter(({ name }) => lines.some((line) => line['model'] === name));
+  const heads = policies.map(({ name, router }) => ({ type: 'policy', model: name, policy: router?.use, config: router?.config ?? {} }));
+  return [...heads, ...lines.reverse()].map((line) => `${JSON.stringify(line)}\n`).join('');
 }
 
 export async function listenAdmin(context: DeploymentContext, server: HttpServer, options: { readonly host: string; readonly port: number }): Promise<HttpListener> {

@@ -1,4 +1,5 @@
 import type { ConfigReport } from '@armature/contracts';
+import { checkQueue } from '../admission/config.ts';
 import type { DeploymentConfig, ModelConfig } from './schema.ts';
 
 /** Problems of a deployment that a schema cannot say. */
@@ -8,6 +9,7 @@ export function checkDeployment(config: DeploymentConfig, report: ConfigReport):
     if (names.has(model.name)) duplicate(report, ['models', i, 'name'], `model "${model.name}"`);
     names.add(model.name);
     checkWorkers(config, model, ['models', i, 'workers'], report);
+    checkQueue(model.queue, ['models', i, 'queue'], report);
   });
 }
 

@@ -76,6 +76,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     const { clock, health } = this.#context;
     const untilMs = clock.nowMs() + deadlineMs;
     health.set('deployment', 'draining');
+    for (const model of this.#models.values()) model.runtime.stopQueue();
     if (this.#config.frontend !== undefined) await this.#context.instance(this.#config.frontend).drain?.(deadlineMs);
     for (const model of this.#models.values()) {
       await Promise.all(model.workers.map((worker) => worker.host.close(Math.max(0, untilMs - clock.nowMs()))));
@@ -141,6 +142,8 @@ export class ServingDeployment implements Deployment, ModelDirectory {
       migrationLimit: config.migrationLimit,
       policy: scope.instance(config.router),
       disaggregation: scope.instance(config.disaggregation),
+      queue: config.queue,
+      affinity: config.affinity,
       discovery: context.instance(this.#config.discovery),
       events: context.instance(this.#config.events),
       requests: context.instance(this.#config.requests),
@@ -149,6 +152,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
       random: context.random.fork(`router/${config.name}`),
       log: context.log.child({ model: config.name }),
       metrics: context.metrics,
+      health: context.health,
     });
   }
 
@@ -168,6 +172,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
       engine,
       hardware: config.hardware,
       costPerHour: this.#config.hardware[config.hardware]?.costPerHour ?? 1,
+      taints: config.taints,
       blockSize: model.config.blockSize,
       transferTimeoutMs: model.config.transferTimeoutMs,
       incarnation,

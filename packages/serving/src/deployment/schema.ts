@@ -1,4 +1,6 @@
 import type { JsonSchema, PluginSlot } from '@armature/contracts';
+import { affinitySchema, queueSchema } from '../admission/config.ts';
+import type { AffinityConfig, QueueConfig } from '../admission/config.ts';
 
 const slot = (kind: string, description: string, use?: string): JsonSchema => ({
   'x-kind': kind,
@@ -17,6 +19,12 @@ const workerSchema: JsonSchema = {
     role: { enum: ['both', 'prefill', 'decode'], default: 'both', description: 'Which legs its workers take.' },
     replicas: { type: 'integer', minimum: 0, maximum: 4096, default: 1, description: 'Number of workers.' },
     hardware: { type: 'string', default: 'default', description: 'Name of a profile under `hardware`.' },
+    taints: {
+      type: 'array',
+      items: { type: 'string', minLength: 1, maxLength: 128 },
+      default: [],
+      description: 'Labels of its workers that requests may require or prefer, such as "zone=a".',
+    },
     engine: slot('engine-backend', 'The engine of each worker.'),
   },
 };
@@ -34,6 +42,8 @@ const modelSchema: JsonSchema = {
     preprocessor: slot('preprocessor', 'Chat template and tokenizer.', 'huggingface'),
     router: slot('router-policy', 'Which worker takes a request.', 'kv'),
     disaggregation: slot('disaggregation-policy', 'Whether a prompt is computed by a prefill worker. Only asked when the model has prefill and decode workers.', 'always'),
+    queue: queueSchema,
+    affinity: affinitySchema,
     leaseTtlMs: { type: 'integer', minimum: 100, default: 30_000, description: 'Life of a lease on prefilled blocks without renewal, in milliseconds.' },
     transferTimeoutMs: { type: 'integer', minimum: 10, default: 10_000, description: 'Longest silence in the KV pull of a request, in milliseconds; what is missing then is recomputed.' },
     migrationLimit: { type: 'integer', minimum: 0, maximum: 16, default: 3, description: 'How often a request moves on when its worker is lost.' },
@@ -87,6 +97,7 @@ export interface WorkerConfig {
   readonly role: 'both' | 'prefill' | 'decode';
   readonly replicas: number;
   readonly hardware: string;
+  readonly taints: readonly string[];
   readonly engine: PluginSlot<'engine-backend'>;
 }
 
@@ -97,6 +108,8 @@ export interface ModelConfig {
   readonly preprocessor: PluginSlot<'preprocessor'>;
   readonly router: PluginSlot<'router-policy'>;
   readonly disaggregation: PluginSlot<'disaggregation-policy'>;
+  readonly queue?: QueueConfig;
+  readonly affinity?: AffinityConfig;
   readonly leaseTtlMs: number;
   readonly transferTimeoutMs: number;
   readonly migrationLimit: number;

@@ -1,4 +1,6 @@
 import type { Clock, Counter, DisaggregationInput, DisaggregationPolicy, Logger, RequestPlane } from '@armature/contracts';
+import type { AdmissionQueue } from '../admission/admission-queue.ts';
+import type { SessionTable } from '../admission/session-table.ts';
 import type { ModelRouter } from '../routing/model-router.ts';
 import type { RequestRecords } from '../routing/records.ts';
 
@@ -10,6 +12,10 @@ export interface ExecutionHost {
   readonly migrationLimit: number;
   readonly router: ModelRouter;
   readonly policy: DisaggregationPolicy;
+  /** Undefined: requests never wait here. */
+  readonly admission?: AdmissionQueue | undefined;
+  /** Undefined: sessions are not looked at. */
+  readonly sessions?: SessionTable | undefined;
   readonly requests: RequestPlane;
   readonly records: RequestRecords;
   readonly clock: Clock;

@@ -4,12 +4,14 @@ import type {
   Discovery,
   DisaggregationPolicy,
   EventPlane,
+  Health,
   InferenceHandle,
   InferenceRequest,
   KvEvent,
   Logger,
   Metrics,
   ModelHandle,
+  PlaneMessage,
   Preprocessor,
   Random,
   RequestPlane,
@@ -17,11 +19,15 @@ import type {
   TokenSink,
   WorkerRecord,
 } from '@armature/contracts';
+import { AdmissionQueue } from '../admission/admission-queue.ts';
+import type { AffinityConfig, QueueConfig } from '../admission/config.ts';
+import { SessionTable } from '../admission/session-table.ts';
 import { Method, PROTOCOL } from '../messages.ts';
 import { ModelRouter } from '../routing/model-router.ts';
 import type { RequestRecords } from '../routing/records.ts';
 import { callUnary } from '../worker/unary.ts';
 import type { ExecutionHost } from './execution-host.ts';
+import { ModelSelector } from './model-selector.ts';
 import { RequestRun } from './request-run.ts';
 
 const SNAPSHOT_TIMEOUT_MS = 5_000;
@@ -34,6 +40,10 @@ export interface ModelRuntimeOptions {
   readonly migrationLimit: number;
   readonly policy: RouterPolicy;
   readonly disaggregation: DisaggregationPolicy;
+  /** Left out: no queue in front of the workers. */
+  readonly queue?: QueueConfig | undefined;
+  /** Left out: sessions are not looked at. */
+  readonly affinity?: AffinityConfig | undefined;
   readonly discovery: Discovery;
   readonly events: EventPlane;
   readonly requests: RequestPlane;
@@ -42,6 +52,7 @@ export interface ModelRuntimeOptions {
   readonly random: Random;
   readonly log: Logger;
   readonly metrics: Metrics;
+  readonly health: Health;
 }
 
 /** One model as the frontend sees it: follows its workers, routes and runs its requests. */
@@ -50,6 +61,9 @@ export class ModelRuntime implements ModelHandle {
   readonly preprocessor: Preprocessor;
   readonly createdAtSeconds: number;
   readonly router: ModelRouter;
+  readonly selector: ModelSelector;
+  readonly admission: AdmissionQueue | undefined;
+  readonly sessions: SessionTable | undefined;
   readonly #options: ModelRuntimeOptions;
   readonly #execution: ExecutionHost;
   readonly #subscriptions: { close(): void }[] = [];
@@ -68,8 +82,13 @@ export class ModelRuntime implements ModelHandle {
       random: options.random,
       log,
       metrics,
-      snapshot: (worker, done) => this.#snapshot(worker, done),
+      health: options.health,
+      snapshot: (worker, done) => this.#ask(worker, Method.Snapshot, { type: 'snapshot' }, done),
+      replay: (worker, from, to, done) => this.#ask(worker, Method.Replay, { type: 'replay', from, to }, done),
     });
+    this.sessions = options.affinity === undefined ? undefined : new SessionTable(options.affinity);
+    this.admission =
+      options.queue === undefined ? undefined : new AdmissionQueue({ model: options.name, config: options.queue, loads: this.router.table, clock, log, metrics });
     const counter = (name: string, help: string): ExecutionHost['metrics']['finished'] =>
       metrics.counter({ name, help, labelNames: ['model'] }).with(options.name);
     const outcomes = metrics.counter({ name: 'armature_requests_total', help: 'Requests by outcome.', labelNames: ['model', 'outcome'] });
@@ -80,6 +99,8 @@ export class ModelRuntime implements ModelHandle {
       migrationLimit: options.migrationLimit,
       router: this.router,
       policy: options.disaggregation,
+      admission: this.admission,
+      sessions: this.sessions,
       requests,
       records,
       clock,
@@ -96,24 +117,35 @@ export class ModelRuntime implements ModelHandle {
       },
       nextRunId: () => `${options.name}-${++this.#runs}`,
     };
+    this.selector = new ModelSelector(this.#execution);
   }
 
   async start(): Promise<void> {
     const { discovery, events, name } = this.#options;
     const eventPrefix = kvEventSubject(name, '');
     this.#subscriptions.push(
-      events.subscribe(eventPrefix, (subject, payload) => this.router.apply(subject.slice(eventPrefix.length), payload as unknown as KvEvent)),
+      events.subscribe(eventPrefix, (subject, payload) => this.router.apply(subject.slice(eventPrefix.length), payload)),
     );
     const prefix = `workers/${name}/`;
     const watch = await discovery.watch(prefix, {
       put: (entry) => this.#joined(entry.value as unknown as WorkerRecord),
-      removed: (key) => this.router.leave(key.slice(prefix.length)),
+      removed: (key) => {
+        this.router.leave(key.slice(prefix.length));
+        this.admission?.capacityChanged();
+      },
     });
     this.#subscriptions.push(watch);
   }
 
+  /** Requests that wait for a worker have not begun: another server may take them. New ones are refused. */
+  stopQueue(): void {
+    this.admission?.close();
+  }
+
   close(): void {
+    this.stopQueue();
     for (const subscription of this.#subscriptions.splice(0)) subscription.close();
+    this.router.close();
   }
 
   get maxModelTokens(): number {
@@ -143,11 +175,14 @@ export class ModelRuntime implements ModelHandle {
       });
       return;
     }
-    this.router.join(worker);
+    if (this.router.join(worker)) this.admission?.joined(worker);
   }
 
-  #snapshot(worker: WorkerRecord, done: (events: readonly KvEvent[] | undefined) => void): void {
-    const open = { method: Method.Snapshot, message: { type: 'snapshot' }, deadlineMs: SNAPSHOT_TIMEOUT_MS };
-    callUnary(this.#options.requests, worker.address, open, (answer) => done(answer?.['events'] as unknown as readonly KvEvent[] | undefined));
+  /** Asks a worker for KV events; undefined without an answer, or when it has them no more. */
+  #ask(worker: WorkerRecord, method: string, message: PlaneMessage, done: (events: readonly KvEvent[] | undefined) => void): void {
+    callUnary(this.#options.requests, worker.address, { method, message, deadlineMs: SNAPSHOT_TIMEOUT_MS }, (answer) => {
+      const events = answer?.['events'];
+      done(Array.isArray(events) ? (events as unknown as readonly KvEvent[]) : undefined);
+    });
   }
 }

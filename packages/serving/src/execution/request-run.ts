@@ -12,6 +12,9 @@ import type {
   WorkerRole,
 } from '@armature/contracts';
 import { saltHash, sequenceHashes } from '@armature/tokens';
+import { Passage } from '../admission/passage.ts';
+import type { QueueRecord } from '../admission/passage.ts';
+import { sessionKey } from '../admission/session-table.ts';
 import { Method, numberField, parseHandover, requestMessage, tokensFrom } from '../messages.ts';
 import type { EngineRequestFields } from '../messages.ts';
 import type { Route, RouteQuery } from '../routing/model-router.ts';
@@ -38,7 +41,9 @@ export class RequestRun implements InferenceHandle, LegListener {
   readonly #sink: TokenSink;
   readonly #id: string;
   readonly #startedAtMs: number;
-  readonly #record: RequestRecord;
+  readonly #record: RequestRecord & { queue?: QueueRecord };
+  /** Undefined: there is no queue. */
+  readonly #passage: Passage | undefined;
   /** Output so far of a single-choice request, to continue elsewhere. */
   readonly #log: TokenLog;
   readonly #excluded: string[] = [];
@@ -49,6 +54,8 @@ export class RequestRun implements InferenceHandle, LegListener {
   #decodeRoute: { readonly route: Route; readonly query: RouteQuery } | undefined;
   #handover: PrefillHandover | undefined;
   #firstTokens: Int32Array | undefined;
+  /** The route of the leg that computes the prompt: the one whose overlap can be compared with what the engine had. */
+  #prompt: Route | undefined;
   /** Output tokens that were part of the prompt when the worker was charged (migration). */
   #replayed = 0;
   #openChoices: number;
@@ -72,6 +79,7 @@ export class RequestRun implements InferenceHandle, LegListener {
     this.#hashes = new Int32Array(0);
     this.#log = new TokenLog(request.choices === 1 && host.migrationLimit > 0);
     this.#openChoices = request.choices;
+    this.#passage = this.#openPassage();
     this.#record = {
       requestId: request.id,
       model: host.model,
@@ -114,6 +122,32 @@ export class RequestRun implements InferenceHandle, LegListener {
 
   // ---------------------------------------------------------------- placement
 
+  #openPassage(): Passage | undefined {
+    const { admission, clock } = this.#host;
+    if (admission === undefined) return undefined;
+    return new Passage({
+      queue: admission,
+      request: this.#request,
+      startedAtMs: this.#startedAtMs,
+      nowMs: () => clock.nowMs(),
+      admitted: () => this.#place(),
+      refused: (error) => this.#fail(error),
+      recorded: (record) => (this.#record.queue = record),
+    });
+  }
+
+  /** True: parked, or refused. Only the first placement waits: a request that moves has had its turn. */
+  #waits(role: WorkerRole, query: () => RouteQuery): boolean {
+    if (this.#passage === undefined || this.#record.migrations > 0) return false;
+    return this.#passage.holds(role, () => this.#uncachedTokens(query()));
+  }
+
+  /** Prompt tokens that the worker chosen now would have to compute. */
+  #uncachedTokens(query: RouteQuery): number {
+    const route = this.#host.router.route(query);
+    return ArmatureError.is(route) ? query.promptTokens : Math.max(0, query.promptTokens - route.overlapBlocks * this.#host.blockSize);
+  }
+
   /** Chooses workers and opens the first leg. What a policy throws ends this request, not its caller. */
   #place(): void {
     try {
@@ -131,17 +165,19 @@ export class RequestRun implements InferenceHandle, LegListener {
     this.#hashes = sequenceHashes(tokens, tokens.length, blockSize, saltHash({ cacheSalt: this.#request.cacheSalt }));
     const isSplit = !router.table.hasRole('both') && (router.table.hasRole('decode') || router.table.hasRole('prefill'));
     if (!isSplit) {
-      this.#placeFull('aggregated', 'both');
+      if (!this.#waits('both', () => this.#query('aggregated', 'both', true))) this.#placeFull('aggregated', 'both');
       return;
     }
+    if (this.#waits('decode', () => this.#query('decode', 'decode', true))) return;
     const query = this.#query('decode', 'decode', this.#host.policy.creditsDecodeOverlap);
     const route = router.route(query);
     if (ArmatureError.is(route)) {
       this.#fail(route.toData());
       return;
     }
-    this.#record.decisions.push(route.decision);
     const decision = this.#decide(route, tokens.length);
+    if (decision.isRemote && this.#waits('prefill', () => this.#query('prefill', 'prefill', true))) return;
+    this.#record.decisions.push(route.decision);
     if (decision.refusal !== undefined) this.#fail(decision.refusal);
     else if (decision.isRemote) this.#placePrefill(route, query);
     else this.#openFull(route, query, 'aggregated');
@@ -189,9 +225,10 @@ export class RequestRun implements InferenceHandle, LegListener {
   #openFull(route: Route, query: RouteQuery, hop: RoutingHop): void {
     if (hop === 'aggregated' && query.role === 'decode') this.#host.metrics.localPrefills.inc();
     this.#isRemote = false;
+    this.#prompt = route;
     const { blockSize } = this.#host;
     this.#expectedCachedTokens = blockSize * Math.min(route.overlapBlocks, Math.floor((this.#request.promptTokenIds.length - 1) / blockSize));
-    const charge = this.#host.router.dispatch(route, query, hop);
+    const charge = this.#dispatch(route, query, hop);
     this.#main = new Leg('main', route.worker, charge, this);
     this.#openLeg(this.#main, Method.Generate, requestMessage(this.#engineRequest('full'), {}));
   }
@@ -206,10 +243,19 @@ export class RequestRun implements InferenceHandle, LegListener {
     this.#record.decisions.push(route.decision);
     this.#host.metrics.remotePrefills.inc();
     this.#isRemote = true;
+    this.#prompt = route;
     this.#decodeRoute = { route: decodeRoute, query: decodeQuery };
-    const charge = this.#host.router.dispatch(route, query, 'prefill');
+    const charge = this.#dispatch(route, query, 'prefill');
     this.#prefill = new Leg('prefill', route.worker, charge, this);
     this.#openLeg(this.#prefill, Method.Generate, requestMessage(this.#engineRequest('prefill'), {}));
+  }
+
+  #dispatch(route: Route, query: RouteQuery, hop: RoutingHop): Charge {
+    const { router, sessions, clock, blockSize } = this.#host;
+    const charge = router.dispatch(route, query, hop);
+    if (hop !== 'decode') this.#passage?.dispatched(Math.max(0, query.promptTokens - route.overlapBlocks * blockSize));
+    if (sessions !== undefined && query.session !== undefined) sessions.bind(query.session, route.worker.instanceId, clock.nowMs());
+    return charge;
   }
 
   #openLeg(leg: Leg, method: string, message: PlaneMessage): void {
@@ -223,6 +269,7 @@ export class RequestRun implements InferenceHandle, LegListener {
   }
 
   #query(hop: RoutingHop, role: WorkerRole, creditsOverlap: boolean): RouteQuery {
+    const { session, cacheSalt } = this.#request;
     return {
       id: this.#id,
       hop,
@@ -233,6 +280,7 @@ export class RequestRun implements InferenceHandle, LegListener {
       creditsOverlap,
       overrides: this.#request.routing,
       excluded: this.#excluded,
+      session: session === undefined || this.#host.sessions === undefined ? undefined : sessionKey(cacheSalt, session, role),
       startedAtMs: this.#startedAtMs,
     };
   }
@@ -300,6 +348,7 @@ export class RequestRun implements InferenceHandle, LegListener {
     if (!leg.hasTokens) {
       leg.hasTokens = true; // of this leg, not of the request: after a migration the new worker has prefilled too
       this.#host.router.prefilled(leg.charge, this.#id);
+      this.#host.admission?.capacityChanged();
     }
     this.#steps++;
     this.#lastTokenAtMs = now;
@@ -337,7 +386,7 @@ export class RequestRun implements InferenceHandle, LegListener {
     const chosen = this.#decodeRoute;
     const prefill = this.#prefill;
     if (chosen === undefined || prefill === undefined) return;
-    const charge = this.#host.router.dispatch(chosen.route, chosen.query, 'decode');
+    const charge = this.#dispatch(chosen.route, chosen.query, 'decode');
     this.#main = new Leg('main', chosen.route.worker, charge, this);
     this.#record.transfer = {
       from: prefill.worker.instanceId,
@@ -432,11 +481,18 @@ export class RequestRun implements InferenceHandle, LegListener {
     }
     this.#host.log.warn('request moves to another worker', { code: error.code, request: this.#request.id, from: leg.worker.instanceId, outputTokens: this.#log.length });
     this.#host.metrics.migrations.inc();
+    this.#forgetSession(leg);
     this.#record.migrations++;
     this.#lastError = error;
     this.#excluded.push(leg.worker.instanceId);
     this.#resetAttempt();
     this.#place();
+  }
+
+  /** What failed this request is no place to stay. */
+  #forgetSession(leg: Leg): void {
+    const { session, cacheSalt } = this.#request;
+    if (session !== undefined) this.#host.sessions?.unbind(sessionKey(cacheSalt, session, leg.worker.role), leg.worker.instanceId);
   }
 
   #resetAttempt(): void {
@@ -469,6 +525,7 @@ export class RequestRun implements InferenceHandle, LegListener {
     if (!leg.isCharged) return;
     leg.isCharged = false;
     this.#host.router.ended(leg.charge, this.#id);
+    this.#host.admission?.capacityChanged();
   }
 
   #finish(): void {
@@ -497,13 +554,16 @@ export class RequestRun implements InferenceHandle, LegListener {
       this.#sink.end({ type: 'cancelled' });
       return;
     }
-    this.#host.log.warn('request failed', { code: error.code, request: this.#request.id, message: error.message });
+    // Refusals come in floods, and are counted.
+    const say = error.refusal === undefined ? 'warn' : 'debug';
+    this.#host.log[say]('request failed', { code: error.code, request: this.#request.id, message: error.message });
     this.#end(error.code);
     this.#sink.end({ type: 'failed', error });
   }
 
   #end(outcome: string): void {
     this.#hasEnded = true;
+    this.#passage?.ended();
     const { metrics, clock } = this.#host;
     if (outcome === 'finished') metrics.finished.inc();
     else if (outcome === 'cancelled') metrics.cancelled.inc();
@@ -511,6 +571,7 @@ export class RequestRun implements InferenceHandle, LegListener {
     const record = this.#record;
     record.outcome = outcome;
     record.cachedTokens = this.#cachedTokens;
+    if (outcome === 'finished' && this.#prompt !== undefined && this.#replayed === 0) this.#host.router.settle(this.#prompt.decision, this.#prompt, this.#cachedTokens);
     record.durationMs = clock.nowMs() - this.#startedAtMs;
     if (this.#steps > 1) record.itlMs = (this.#lastTokenAtMs - this.#firstTokenAtMs) / (this.#steps - 1);
   }

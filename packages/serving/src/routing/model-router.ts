@@ -12,6 +12,7 @@ import type {
   RoutingHop,
   RoutingOverrides,
   RoutingRequest,
+  WorkerOverlap,
   WorkerRecord,
   WorkerRole,
 } from '@armature/contracts';
@@ -55,6 +56,8 @@ export interface Route {
   readonly slot: number;
   readonly worker: WorkerRecord;
   readonly overlapBlocks: number;
+  /** In blocks. */
+  readonly cost: number;
   readonly decision: Decision;
 }
 
@@ -194,7 +197,30 @@ export class ModelRouter {
       policyError: policyError ?? this.#isolated('problem', () => this.policy.problem?.()),
       numbers: this.table.numbers,
     });
-    return { slot, worker, overlapBlocks: candidates.overlapBlocks[index], decision };
+    return { slot, worker, overlapBlocks: candidates.overlapBlocks[index], cost: costs[index], decision };
+  }
+
+  /** What each worker holds of a prompt; by the policy's index, without a decision. */
+  overlaps(sequenceHashes: Int32Array, blockSize: number): WorkerOverlap[] {
+    const rows: WorkerOverlap[] = [];
+    for (const role of ['both', 'prefill', 'decode'] as const) {
+      const candidates = this.table.candidates(role, [], undefined);
+      if (candidates.count === 0) continue;
+      const promptTokens = (sequenceHashes.length >> 1) * blockSize;
+      const request = this.#fill({ id: '', hop: 'aggregated', role, promptTokens, sequenceHashes, blockSize, creditsOverlap: true, overrides: {}, excluded: [], startedAtMs: 0 });
+      this.#score(request, candidates, this.table.costs);
+      for (let i = 0; i < candidates.count; i++) {
+        rows.push({
+          instanceId: candidates.workers[i].instanceId,
+          overlapBlocks: candidates.overlapBlocks[i],
+          hostBlocks: candidates.hostBlocks[i],
+          diskBlocks: candidates.diskBlocks[i],
+          objectBlocks: candidates.objectBlocks[i],
+          degraded: candidates.degraded[i] !== 0,
+        });
+      }
+    }
+    return rows;
   }
 
   /** The engine has said how many prompt tokens of a routed request it had. */

@@ -1,4 +1,5 @@
 import type { RoutingHop } from '@armature/contracts';
+import type { Decision } from './decisions.ts';
 
 /** One candidate of one decision: the facts its cost was made of, what each scorer added, and the terms behind it. */
 export interface CandidateRecord {
@@ -68,7 +69,7 @@ export interface RequestRecord {
   /** `running`, `finished`, `cancelled` or an error code. */
   outcome: string;
   disaggregation: { readonly policy: string; readonly remote: boolean; readonly reason: string } | undefined;
-  readonly decisions: DecisionRecord[];
+  readonly decisions: Decision[];
   transfer: TransferRecord | undefined;
   migrations: number;
 }

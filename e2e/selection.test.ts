@@ -1,0 +1,111 @@
+import { rescoreText } from '@armature/cli';
+import { afterEach, expect, test } from 'vitest';
+import { start } from './support/in-process.ts';
+import type { App } from './support/in-process.ts';
+
+/** `armature route`: placement for gateways that carry requests themselves, and what is said of it afterwards. */
+const yaml = (frontend: string): string => `
+apiVersion: armature/v1
+admin: { port: 0 }
+frontend: { use: ${frontend}, config: { port: 0 } }
+models:
+  - name: demo
+    source: "@armature/model-demo"
+    router: { use: kv }
+    workers:
+      - { name: w, replicas: 3, engine: { use: mock } }
+`;
+
+let app: App | undefined;
+afterEach(async () => {
+  await app?.close(0);
+  app = undefined;
+});
+
+async function open(frontend = 'selection'): Promise<{ url: string; admin: string }> {
+  app = await start(yaml(frontend));
+  const { url, adminUrl } = app.deployment.summary();
+  return { url: url ?? '', admin: adminUrl ?? '' };
+}
+
+async function call(url: string, method: string, body?: unknown): Promise<{ status: number; json: any }> {
+  const response = await fetch(url, { method, headers: { 'content-type': 'application/json' }, ...(body === undefined ? {} : { body: JSON.stringify(body) }) });
+  return { status: response.status, json: await response.json() };
+}
+
+const tokens = Array.from({ length: 100 }, (_, i) => i + 1);
+
+test('selects, accounts for load until told the end, and explains the decision', async () => {
+  const { url, admin } = await open();
+  const chosen = new Map<string, string>();
+  for (let i = 0; i < 6; i++) {
+    const { status, json } = await call(`${url}/v1/selections`, 'POST', { id: `r${i}`, tokens: tokens.map((id) => id + 200 * i) });
+    expect(status).toBe(200);
+    expect(json).toMatchObject({ id: `r${i}`, prefill: null, prompt_tokens: 100, blocks: 6, block_size: 16, worker: { overlap_blocks: 0, overlap_tokens: 0 } });
+    expect(json.worker.cost).toBeGreaterThan(0);
+    chosen.set(`r${i}`, json.worker.id);
+  }
+  // Six cold prompts, nobody done: two for each of the three.
+  const counts = [...chosen.values()].reduce((all, id) => all.set(id, (all.get(id) ?? 0) + 1), new Map<string, number>());
+  expect([...counts.values()]).toEqual([2, 2, 2]);
+  const loads = async (): Promise<number[]> => (await call(`${admin}/workers`, 'GET')).json.map((worker: any) => worker.load.requests);
+  expect(await loads()).toEqual([2, 2, 2]);
+  expect((await call(`${url}/v1/selections/r0/prefilled`, 'POST')).status).toBe(200);
+  expect((await call(`${url}/v1/selections/r0/grown`, 'POST', { output_tokens: 40 })).status).toBe(200);
+  expect((await call(`${url}/v1/selections/r0`, 'DELETE')).status).toBe(200);
+  expect((await call(`${url}/v1/selections/r0`, 'DELETE')).status).toBe(404);
+  for (let i = 1; i < 6; i++) await call(`${url}/v1/selections/r${i}/ended`, 'POST', { cached_tokens: 0 });
+  expect(await loads()).toEqual([0, 0, 0]);
+  const record = (await call(`${admin}/requests/r1`, 'GET')).json;
+  expect(record.decisions[0]).toMatchObject({ chosen: chosen.get('r1'), actualCachedTokens: 0, candidates: expect.arrayContaining([expect.objectContaining({ worker: chosen.get('r1') })]) });
+});
+
+test('text and chats are encoded; track: false leaves no load; overlaps answer index queries', async () => {
+  const { url, admin } = await open();
+  const text = await call(`${url}/v1/selections`, 'POST', { prompt: 'My cat is called Biscuit. '.repeat(8), track: false });
+  expect(text.json.prompt_tokens).toBeGreaterThan(16);
+  const chat = await call(`${url}/v1/selections`, 'POST', { messages: [{ role: 'user', content: 'Hello!' }], track: false });
+  expect(chat.status).toBe(200);
+  expect((await call(`${admin}/workers`, 'GET')).json.map((worker: any) => worker.load.requests)).toEqual([0, 0, 0]);
+  const overlaps = await call(`${url}/v1/overlaps`, 'POST', { tokens });
+  expect(overlaps.json.workers).toHaveLength(3);
+  expect(overlaps.json.workers[0]).toMatchObject({ overlap_blocks: 0, degraded: false });
+  expect((await call(`${url}/v1/overlaps`, 'POST', { sequence_hashes: ['00000000000000ff'] })).status).toBe(200);
+});
+
+test.each([
+  ['no JSON', '{', 400, 'SELECTION_REQUEST_INVALID'],
+  ['nothing to route', '{}', 400, 'SELECTION_REQUEST_INVALID'],
+  ['two prompts', '{"tokens":[1],"prompt":"x"}', 400, 'SELECTION_REQUEST_INVALID'],
+  ['a negative token', '{"tokens":[-1]}', 400, 'SELECTION_REQUEST_INVALID'],
+  ['a token over 2^32', '{"tokens":[4294967296]}', 400, 'SELECTION_REQUEST_INVALID'],
+  ['hashes as numbers', '{"sequence_hashes":[1]}', 400, 'SELECTION_REQUEST_INVALID'],
+  ['an unknown field', '{"tokens":[1],"modle":"demo"}', 400, 'SELECTION_REQUEST_INVALID'],
+  ['a negative weight', '{"tokens":[1],"routing":{"overlap_credit":-1}}', 400, 'SELECTION_REQUEST_INVALID'],
+  ['an unknown model', '{"tokens":[1],"model":"other"}', 404, 'SELECTION_MODEL_UNKNOWN'],
+  ['an unknown worker', '{"tokens":[1],"routing":{"worker":"w/9@0"}}', 404, 'SERVING_WORKER_UNKNOWN'],
+])('bad input: %s', async (_name, body, status, code) => {
+  const { url } = await open();
+  const path = body.includes('sequence_hashes') ? '/v1/overlaps' : '/v1/selections';
+  const response = await fetch(`${url}${path}`, { method: 'POST', body });
+  expect(response.status).toBe(status);
+  expect(await response.json()).toMatchObject({ error: { code, hint: expect.any(String) } });
+});
+
+test('the export of decisions is reproduced by its own weights, and other weights choose otherwise', async () => {
+  const { url, admin } = await open('openai');
+  const ask = (user: string): Promise<unknown> => call(`${url}/v1/chat/completions`, 'POST', { model: 'demo', max_tokens: 4, messages: [{ role: 'user', content: user }] });
+  const shared = 'My cat is called Biscuit, my dog is called Rufus and my horse is called Bandit. '.repeat(6);
+  for (let i = 0; i < 12; i++) await ask(`${shared} ${'And so on. '.repeat(i % 4)}`);
+  const text = await (await fetch(`${admin}/decisions.jsonl`)).text();
+  const same = rescoreText(text, {});
+  expect(same).toMatchObject({ decisions: 12, skipped: 0, reproduced: 12, changed: 0 });
+  const blind = rescoreText(text, { overlapCredit: 0, activeRequestWeight: 5 });
+  expect(blind.decisions).toBe(12);
+  // Sabotage: a cost that was recorded wrongly is seen.
+  const broken = rescoreText(text.replace(/"cost":(\d+)/, '"cost":9$1'), {});
+  expect(broken.reproduced).toBe(11);
+  const lines = (await call(`${admin}/decisions?limit=3`, 'GET')).json;
+  expect(lines).toHaveLength(3);
+  expect(lines[0].actualCachedTokens).toBeGreaterThan(0);
+});
