@@ -1,4 +1,5 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -87,4 +88,49 @@ describe('packages install alone', () => {
       expect(version).toContain('armature 0.1.0');
     }
   });
+
+  it('a third-party scorer, loaded by name from YAML, decides', async () => {
+    const example = join(root, 'examples/router-cheapest');
+    const dir = join(scratch, 'third-party');
+    mkdirSync(dir);
+    writeFileSync(join(dir, 'package.json'), '{ "name": "operator", "private": true, "type": "module" }');
+    const [{ filename }] = JSON.parse(execFileSync('npm', ['pack', '--json', '--pack-destination', scratch], { cwd: example, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })) as [{ filename: string }];
+    const needed = [...workspaceClosure('cli')].map((name) => tarballs.get(name) as string);
+    execFileSync('npm', ['install', '--no-audit', '--no-fund', '--omit=dev', '--prefer-offline', '--ignore-scripts', ...needed, join(scratch, filename)], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+    writeFileSync(join(dir, 'contract.test.js'), readFileSync(join(example, 'contract.test.js'), 'utf8').replace("'./index.js'", "'@acme/router-cheapest'"));
+    execFileSync(process.execPath, ['--test', 'contract.test.js'], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+    const file = join(dir, 'cluster.yaml');
+    writeFileSync(file, readFileSync(join(example, 'cluster.yaml')));
+    const server = spawn(process.execPath, [join(dir, 'node_modules/@armature/cli/bin/armature.js'), 'route', '-f', file, '--port', '0'], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+    try {
+      const banner = await untilReady(server);
+      const [url, admin] = [/http:\/\/[^/\s]+(?=\/v1)/.exec(banner)?.[0], /admin\s+(http:\/\/\S+)/.exec(banner)?.[1]];
+      const body = JSON.stringify({ tokens: [1, 2, 3], track: false });
+      const chosen = (await (await fetch(`${url}/v1/selections`, { method: 'POST', body })).json()) as { worker: { id: string } };
+      expect(chosen.worker.id).toMatch(/^cheap\//);
+      const [decision] = (await (await fetch(`${admin}/decisions`)).json()) as { candidates: { worker: string; parts: Record<string, number>; terms: Record<string, number> }[] }[];
+      const parts = Object.fromEntries(decision.candidates.map(({ worker, parts }) => [worker.split('/')[0], parts['cheapest']]));
+      expect(parts).toEqual({ dear: 12, cheap: 3 }); // price times weight
+      expect(decision.candidates[0]?.terms).toHaveProperty(['cheapest.costPerHour']);
+    } finally {
+      server.kill('SIGTERM');
+    }
+  });
 });
+
+/** Standard output up to the line that says how to stop. */
+function untilReady(server: ChildProcess): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let text = '';
+    let failure = '';
+    const timer = setTimeout(() => reject(new Error(`no banner within 30 s: ${text}${failure}`)), 30_000);
+    server.stderr?.on('data', (chunk: Buffer) => (failure += String(chunk)));
+    server.once('exit', (code) => reject(new Error(`ended with ${code}: ${text}${failure}`)));
+    server.stdout?.on('data', (chunk: Buffer) => {
+      text += String(chunk);
+      if (!text.includes('Ctrl-C stops')) return;
+      clearTimeout(timer);
+      resolve(text);
+    });
+  });
+}

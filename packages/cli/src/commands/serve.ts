@@ -3,9 +3,9 @@ import { bootFile } from '../boot.ts';
 
 const DRAIN_MS = 10_000;
 
-/** Starts everything in the file (or in `text`, read in its place) and stays until SIGINT or SIGTERM. */
-export async function serve(file: string, text?: string): Promise<void> {
-  const app = await bootFile(file, text === undefined ? {} : { text });
+/** Starts everything in the file (or in `routeText`, read in its place: placement alone) and stays until SIGINT or SIGTERM. */
+export async function serve(file: string, routeText?: string): Promise<void> {
+  const app = await bootFile(file, routeText === undefined ? {} : { text: routeText });
   let stopping: Promise<void> | undefined;
   let stopped: () => void = () => undefined;
   const untilStopped = new Promise<void>((resolve) => {
@@ -27,7 +27,7 @@ export async function serve(file: string, text?: string): Promise<void> {
   process.on('SIGTERM', stop);
   try {
     await app.start();
-    if (stopping === undefined) process.stdout.write(banner(app.deployment.summary()));
+    if (stopping === undefined) process.stdout.write(banner(app.deployment.summary(), routeText !== undefined));
   } catch (error) {
     if (stopping === undefined) throw error;
   }
@@ -35,9 +35,9 @@ export async function serve(file: string, text?: string): Promise<void> {
   process.stderr.write('stopped.\n');
 }
 
-export function banner(summary: DeploymentSummary): string {
+export function banner(summary: DeploymentSummary, isRouteOnly = false): string {
   const lines = [''];
-  if (summary.url !== undefined) lines.push(`  Armature serves ${summary.url}/v1`);
+  if (summary.url !== undefined) lines.push(`  Armature ${isRouteOnly ? 'routes at' : 'serves'} ${summary.url}/v1`);
   if (summary.adminUrl !== undefined) lines.push(`  admin           ${summary.adminUrl}  (/metrics, /requests, /workers)`);
   for (const model of summary.models) {
     lines.push(`  model           ${model.name}  (${model.source})`);
@@ -45,6 +45,11 @@ export function banner(summary: DeploymentSummary): string {
   }
   const model = summary.models[0]?.name;
   if (summary.url !== undefined && model !== undefined) {
+    if (isRouteOnly) {
+      const body = '{"prompt": "My cat is called Biscuit."}';
+      lines.push('', '  Try it:', '', `  curl -s ${summary.url}/v1/selections -d '${body}'`, '', '  Ctrl-C stops.', '');
+      return `${lines.join('\n')}\n`;
+    }
     const admin = summary.adminUrl === undefined ? '' : ` --admin ${summary.adminUrl} --explain`;
     lines.push('', '  Try it:', '', curlExample(summary.url, model), '', `  or: npx armature chat --url ${summary.url}${admin}`);
   }
