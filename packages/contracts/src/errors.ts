@@ -11,13 +11,13 @@ export interface ErrorData {
   readonly refusal?: LoadRefusal;
 }
 
-/** How a client is told that a queue is full. */
-export interface LoadRefusal {
+/** How a client is told that a queue is full. (A type, not an interface: plain data that crosses planes.) */
+export type LoadRefusal = {
   /** HTTP status: 429 = the caller's own limit, 503 and 529 = the server's. */
   readonly status: 429 | 503 | 529;
   /** When to come back, from the measured drain rate; >= 1000. */
   readonly retryAfterMs: number;
-}
+};
 
 export interface ArmatureErrorOptions {
   /** What to do about it, in one sentence. */

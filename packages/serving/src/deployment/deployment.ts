@@ -137,6 +137,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     return new ModelRuntime({
       name: config.name,
       preprocessor: scope.instance(config.preprocessor),
+      routerId: context.random.fork(`router-id/${config.name}`).u32().toString(16).padStart(8, '0'),
       blockSize: config.blockSize,
       leaseTtlMs: config.leaseTtlMs,
       migrationLimit: config.migrationLimit,

@@ -35,6 +35,8 @@ const SNAPSHOT_TIMEOUT_MS = 5_000;
 export interface ModelRuntimeOptions {
   readonly name: string;
   readonly preprocessor: Preprocessor;
+  /** Unique per router and life. */
+  readonly routerId: string;
   readonly blockSize: number;
   readonly leaseTtlMs: number;
   readonly migrationLimit: number;
@@ -83,6 +85,8 @@ export class ModelRuntime implements ModelHandle {
       log,
       metrics,
       health: options.health,
+      // Within one process there is one router per model.
+      ...(options.events.supports.processes ? { replica: { events: options.events, routerId: options.routerId } } : {}),
       snapshot: (worker, done) => this.#ask(worker, Method.Snapshot, { type: 'snapshot' }, done),
       replay: (worker, from, to, done) => this.#ask(worker, Method.Replay, { type: 'replay', from, to }, done),
     });
@@ -135,6 +139,7 @@ export class ModelRuntime implements ModelHandle {
       },
     });
     this.#subscriptions.push(watch);
+    this.router.replica?.start(); // after the workers are known: what others sent to them can be charged
   }
 
   /** Requests that wait for a worker have not begun: another server may take them. New ones are refused. */
@@ -166,6 +171,16 @@ export class ModelRuntime implements ModelHandle {
   }
 
   #joined(worker: WorkerRecord): void {
+    if (worker.blockSize !== this.#options.blockSize) {
+      // Its hashes would never match: no overlap would ever be found, silently.
+      this.#options.log.error('worker refused: its block size is not that of the model', {
+        code: 'SERVING_WORKER_MISMATCH',
+        worker: worker.instanceId,
+        blockSize: worker.blockSize,
+        expected: this.#options.blockSize,
+      });
+      return;
+    }
     if (worker.protocol !== PROTOCOL) {
       this.#options.log.error('worker refused: it speaks another protocol version', {
         code: 'SERVING_PROTOCOL_MISMATCH',

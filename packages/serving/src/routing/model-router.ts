@@ -3,6 +3,7 @@ import type {
   Candidates,
   Clock,
   Counter,
+  EventPlane,
   Health,
   Logger,
   Metrics,
@@ -20,6 +21,8 @@ import { DecisionRing } from './decisions.ts';
 import type { Decision } from './decisions.ts';
 import { KvStreams } from './kv-streams.ts';
 import type { KvStreamsOptions } from './kv-streams.ts';
+import { LoadReplica } from './load-replica.ts';
+import type { RemoteDispatch } from './load-replica.ts';
 import { WorkerTable } from './worker-table.ts';
 import type { Charge } from './worker-table.ts';
 
@@ -34,6 +37,8 @@ export interface ModelRouterOptions {
   /** Left out: a gap is closed by a snapshot. */
   readonly replay?: KvStreamsOptions['replay'];
   readonly health?: Health;
+  /** Tells other routers of the model what this one sends where. */
+  readonly replica?: { readonly events: EventPlane; readonly routerId: string };
 }
 
 export interface RouteQuery {
@@ -68,6 +73,9 @@ export class ModelRouter {
   readonly #options: ModelRouterOptions;
   readonly #streams: KvStreams;
   readonly #ring: DecisionRing;
+  readonly replica: LoadReplica | undefined;
+  /** Charges for requests of other routers, by `router id`. */
+  readonly #remote = new Map<string, Charge>();
   readonly #request: RoutingRequest;
   readonly #decisions: Counter;
   readonly #policyErrors: Counter;
@@ -109,6 +117,21 @@ export class ModelRouter {
     this.#overlapLost = counter('armature_router_overlap_blocks_lost_total', 'Blocks by which those workers held less.');
     this.#regret = counter('armature_router_regret_blocks_total', 'Blocks by which another worker would have been better, in hindsight.');
     this.#overestimated = counter('armature_router_overlap_overestimated_blocks_total', 'Blocks that the router expected on the chosen worker and the engine did not have.');
+    this.replica =
+      options.replica === undefined
+        ? undefined
+        : new LoadReplica({
+            model,
+            ...options.replica,
+            clock: options.clock,
+            log: options.log,
+            metrics,
+            sink: {
+              added: (router, dispatch) => this.#remoteAdded(remoteId(router, dispatch.id), dispatch),
+              prefilled: (router, id) => this.#remotePrefilled(remoteId(router, id)),
+              ended: (router, id) => this.#remoteEnded(remoteId(router, id)),
+            },
+          });
     this.#streams = new KvStreams({
       model,
       clock: options.clock,
@@ -126,6 +149,7 @@ export class ModelRouter {
 
   close(): void {
     this.#streams.close();
+    this.replica?.close();
   }
 
   /** A worker has registered. False: it does not fit the model's other workers and gets no requests. */
@@ -241,12 +265,17 @@ export class ModelRouter {
     const request = this.#fill(query);
     request.hop = hop;
     this.#isolated('load.dispatched', () => this.policy.load?.dispatched(route.slot, request));
+    if (this.replica !== undefined) {
+      const { promptTokens, blockSize, creditsOverlap, sequenceHashes } = query;
+      this.replica.added({ id: legId(charge, query.id), instanceId: route.worker.instanceId, hop, promptTokens, prefillTokens, blockSize, creditsOverlap, sequenceHashes });
+    }
     return charge;
   }
 
   prefilled(charge: Charge, requestId: string): void {
     this.table.prefilled(charge);
     if (this.table.isLive(charge)) this.#isolated('load.firstToken', () => this.policy.load?.firstToken(charge.slot, requestId));
+    this.replica?.prefilled(legId(charge, requestId));
   }
 
   grown(charge: Charge, requestId: string, outputTokens: number): void {
@@ -256,6 +285,31 @@ export class ModelRouter {
 
   ended(charge: Charge, requestId: string): void {
     if (this.table.isLive(charge)) this.#isolated('load.ended', () => this.policy.load?.ended(charge.slot, requestId));
+    this.table.discharge(charge);
+    this.replica?.ended(legId(charge, requestId));
+  }
+
+  #remoteAdded(id: string, dispatch: RemoteDispatch): void {
+    const slot = this.table.slotOf(dispatch.instanceId);
+    if (slot === undefined) return; // not met yet, or gone: nothing can be charged
+    this.#remoteEnded(id);
+    this.#remote.set(id, this.table.charge(slot, dispatch.prefillTokens, Math.ceil(dispatch.promptTokens / dispatch.blockSize)));
+    const request = this.#fill({ ...dispatch, id, role: 'both', overrides: {}, excluded: [], startedAtMs: 0 });
+    this.#isolated('load.dispatched', () => this.policy.load?.dispatched(slot, request));
+  }
+
+  #remotePrefilled(id: string): void {
+    const charge = this.#remote.get(id);
+    if (charge === undefined) return;
+    this.table.prefilled(charge);
+    if (this.table.isLive(charge)) this.#isolated('load.firstToken', () => this.policy.load?.firstToken(charge.slot, id));
+  }
+
+  #remoteEnded(id: string): void {
+    const charge = this.#remote.get(id);
+    if (charge === undefined) return;
+    this.#remote.delete(id);
+    if (this.table.isLive(charge)) this.#isolated('load.ended', () => this.policy.load?.ended(charge.slot, id));
     this.table.discharge(charge);
   }
 
@@ -345,6 +399,15 @@ export class ModelRouter {
     this.#options.log.error('router policy failed; the least loaded worker is taken', { code: 'ROUTER_POLICY_FAILED', policy: this.policy.name, reason });
     return reason;
   }
+}
+
+/** A request has a leg on two workers at most, and after a migration others: the worker is part of the name. */
+function legId(charge: Charge, requestId: string): string {
+  return `${requestId}/${charge.slot}.${charge.generation}`;
+}
+
+function remoteId(router: string, id: string): string {
+  return `${router} ${id}`;
 }
 
 function healthName(model: string, instanceId: string): string {
