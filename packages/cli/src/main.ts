@@ -1,9 +1,11 @@
 import { readFileSync } from 'node:fs';
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import { chat } from './commands/chat.ts';
 import type { ChatCommandOptions } from './commands/chat.ts';
 import { configCheck, configExplain, configSchema } from './commands/config.ts';
 import { explain } from './commands/explain-request.ts';
+import { nixelbench } from './commands/nixelbench/command.ts';
+import type { NixelbenchOptions } from './commands/nixelbench/command.ts';
 import { listPlugins } from './commands/plugins.ts';
 import { rescore } from './commands/rescore.ts';
 import { route } from './commands/route.ts';
@@ -86,6 +88,20 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
     .option('--host <address>', 'address to listen on')
     .option('--port <n>', 'port, default 8002', number)
     .action((options: { file: string; host?: string; port?: number }) => route(options));
+
+  program
+    .command('nixelbench')
+    .description('move blocks between two processes and say how fast, beside memcpy of the same blocks')
+    .option('--transport <names>', 'shm, cma, tcp, nixl; several with commas', 'shm')
+    .option('--block <sizes>', 'block sizes: 64KiB, 16KiB,64KiB or 4KiB..1MiB', '64KiB')
+    .option('--batch <counts>', 'blocks per transfer: 256, 1,16,256 or 1..1024', '256')
+    .option('--direction <op>', 'read, write or both', 'read')
+    .option('--seconds <n>', 'how long to measure each row', number, 1)
+    .option('--pool <size>', 'memory of each process, random blocks of which are moved; default 256MiB')
+    .option('--json <file>', 'write the rows as JSON')
+    .option('--plot <file>', 'write GB/s against block size as SVG')
+    .addOption(new Option('--role <role>').hideHelp())
+    .action((options: NixelbenchOptions) => nixelbench(options));
 
   program
     .command('plugins')

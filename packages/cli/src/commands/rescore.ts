@@ -99,7 +99,7 @@ export function rescoreText(text: string, settings: Partial<KvPolicyConfig>): Re
 function parseLine(line: string): { readonly type?: unknown; readonly [field: string]: unknown } | undefined {
   try {
     const value: unknown = JSON.parse(line);
-    return typeof value === 'object' && value !== null ? value : undefined;
+    return typeof value === 'object' && value !== null ? (value as { readonly [field: string]: unknown }) : undefined;
   } catch {
     return undefined;
   }

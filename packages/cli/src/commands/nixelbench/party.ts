@@ -1,0 +1,66 @@
+import { ArmatureError } from '@armature/contracts';
+import type { Clock, Logger, TransferSegment, TransferTransport } from '@armature/contracts';
+import { SystemClock } from '@armature/core';
+import { CmaTransport, ShmTransport, TcpTransport, createAgent, createSharedMemory } from '@armature/nixel';
+import type { Agent, SharedMemory } from '@armature/nixel';
+
+/** One side of a benchmark: an agent with one transport and one segment. */
+export interface Party {
+  readonly agent: Agent;
+  readonly segment: TransferSegment;
+  /** The memory, where the transport needs it shared. */
+  readonly memory: SharedMemory | undefined;
+  close(): Promise<void>;
+}
+
+export const transportNames = ['shm', 'cma', 'tcp', 'nixl'] as const;
+export type TransportName = (typeof transportNames)[number];
+
+const nothing = (): void => undefined;
+const log: Logger = { debug: nothing, info: nothing, warn: nothing, error: (message, fields) => process.stderr.write(`${message} ${JSON.stringify(fields ?? {})}\n`), child: () => log, isEnabled: () => false };
+
+async function open(name: TransportName, clock: Clock): Promise<TransferTransport> {
+  switch (name) {
+    case 'shm':
+      return new ShmTransport({ clock, log });
+    case 'cma':
+      return new CmaTransport({ clock, log, sameUserTrust: true });
+    case 'tcp':
+      return new TcpTransport({ clock, log });
+    case 'nixl':
+      return openNixl(clock);
+  }
+}
+
+/** The fabric transport is a package of its own; nobody needs it to measure the others. */
+async function openNixl(clock: Clock): Promise<TransferTransport> {
+  const name: string = '@armature/nixel-nixl';
+  try {
+    const { createNixlTransport } = (await import(name)) as { createNixlTransport(options: { clock: Clock; log: Logger }): TransferTransport };
+    return createNixlTransport({ clock, log });
+  } catch (error) {
+    throw new ArmatureError('TRANSFER_NO_TRANSPORT', `the nixl transport cannot be loaded: ${(error as Error).message}`, { hint: 'npm install @armature/nixel-nixl' });
+  }
+}
+
+/** Throws `TRANSFER_NO_TRANSPORT` when the transport is not available here, with the reason. */
+export async function openParty(role: string, name: TransportName, poolBytes: number): Promise<Party> {
+  const clock = new SystemClock();
+  const transport = await open(name, clock);
+  const reason = transport.unavailable();
+  if (reason !== undefined) throw new ArmatureError('TRANSFER_NO_TRANSPORT', `transport ${name} is not available here: ${reason}`, { hint: `measure another one: ${transportNames.join(', ')}` });
+  const agent = await createAgent({ name: `nixelbench-${role}-${process.pid}`, transports: [transport], clock, log });
+  const memory = name === 'shm' ? createSharedMemory({ name: `nixelbench-${role}`, lengthBytes: poolBytes }) : undefined;
+  const buffer = memory?.buffer ?? new ArrayBuffer(poolBytes);
+  const segment = agent.register({ buffer, lengthBytes: poolBytes, access: 'peers', ...(memory === undefined ? {} : { location: memory.location() as never }) });
+  segment.bytes.fill(role === 'target' ? 7 : 1); // every page is there before anything is measured
+  return {
+    agent,
+    segment,
+    memory,
+    close: async () => {
+      await agent.close();
+      memory?.close();
+    },
+  };
+}
