@@ -1,7 +1,10 @@
-import OpenAI, { APIError, InternalServerError, RateLimitError } from 'openai';
+import OpenAI, { InternalServerError, RateLimitError } from 'openai';
+import type { APIError } from 'openai';
 import { afterEach, describe, expect, it } from 'vitest';
-import { metric, start } from './support/in-process.ts';
-import type { App } from './support/in-process.ts';
+import { VirtualClock } from '@armature/core';
+import { collect, emptyOutput, metric, modelOf, request, start, stopAfter } from './support/in-process.ts';
+import type { App, Output } from './support/in-process.ts';
+import { testRandom } from './support/random.ts';
 
 // One mock worker that computes one prompt at a time (any prompt makes it busy), each for 25 ms, behind the real HTTP frontend.
 const yaml = (queue: string): string => `
@@ -128,4 +131,63 @@ describe('a queue in front of the workers, seen by an OpenAI client', () => {
   it('without a threshold is refused by the config check', async () => {
     await expect(start(yaml('maxRequests: 1').replace('prefillTokens: 0, ', ''))).rejects.toMatchObject({ message: expect.stringContaining('no threshold') as string });
   });
+});
+
+describe('a queue in front of prefill and decode workers under virtual time', () => {
+  const pools = `
+apiVersion: armature/v1
+requests: { use: memory, config: { encode: true } }
+events: { use: memory, config: { encode: true } }
+models:
+  - name: demo
+    source: "@armature/model-demo"
+    queue: { prefillFraction: 0.5, kvBlocksFraction: 0.5, order: drr, quantumTokens: 512, maxRequests: 10000 }
+    workers:
+      - { name: prefill, role: prefill, replicas: 2, engine: { use: mock, config: { vocabSize: 1024, maxModelTokens: 4096, totalBlocks: 2048, maxBatchedTokens: 1024 } } }
+      - { name: decode, role: decode, replicas: 2, engine: { use: mock, config: { vocabSize: 1024, maxModelTokens: 4096, totalBlocks: 1024 } } }
+`;
+
+  it('admits everybody by events alone, cancels without residue, and is the same for a seed', async () => {
+    const simulate = async (seed: number) => {
+      const clock = new VirtualClock();
+      app = await start(pools, { clock, seed });
+      const model = modelOf(app);
+      const random = testRandom(seed);
+      const outputs: Output[] = [];
+      let history = '';
+      for (let i = 0; i < 400; i++) {
+        const output = emptyOutput(1);
+        outputs.push(output);
+        const prompt = Int32Array.from({ length: 100 + random.below(900) }, () => random.below(1000));
+        const inference = request(prompt, { id: `r${i}`, cacheSalt: `tenant${random.below(3)}`, stop: stopAfter(1 + random.below(30), { ignoreEos: true }), deadlineMs: 1e9 });
+        const leavesAfterMs = random.below(10) === 0 ? random.below(500) : undefined;
+        clock.setTimer(random.below(2_000), () => {
+          const handle = model.execute(inference, collect(output, () => (history += `${i}@${clock.nowMs()};`)));
+          if (leavesAfterMs !== undefined) clock.setTimer(leavesAfterMs, () => handle.cancel());
+        });
+      }
+      await clock.runUntilIdle();
+      const text = await app.metrics.text();
+      const exits = (outcome: string): number => Number(new RegExp(`armature_queue_exits_total\\{model="demo",outcome="${outcome}"\\} (\\d+)`).exec(text)?.[1]);
+      const result = {
+        history,
+        endedOnce: outputs.filter((output) => output.ends === 1 && output.end?.type !== 'failed').length,
+        parked: await metric(app, 'armature_queue_parked_total'),
+        admitted: exits('admitted'),
+        byScan: exits('admitted-by-scan'),
+        left: exits('left'),
+        waiting: await metric(app, 'armature_queue_requests'),
+      };
+      const closing = app.close(1_000);
+      await clock.runUntilIdle();
+      await closing;
+      return result;
+    };
+    const first = await simulate(7);
+    expect(first).toMatchObject({ endedOnce: 400, byScan: 0, waiting: 0 });
+    expect(first.parked).toBeGreaterThan(200);
+    expect(first.left).toBeGreaterThan(0);
+    expect(first.admitted + first.left).toBe(first.parked);
+    expect(await simulate(7)).toEqual(first);
+  }, 60_000);
 });

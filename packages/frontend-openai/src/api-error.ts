@@ -1,4 +1,4 @@
-import type { ErrorData, HttpHeaders } from '@armature/contracts';
+import type { ErrorData, HttpHeaders, LoadRefusal } from '@armature/contracts';
 
 /** What the client is told about a failure: the OpenAI error envelope plus its HTTP status and retry advice. */
 export interface ApiProblem {
@@ -69,6 +69,7 @@ const CLASS_BY_CODE: Readonly<Record<string, Class>> = {
   ENGINE_OVERLOADED: 'overload',
   ENGINE_QUEUE_FULL: 'overload',
   SERVING_OVERLOADED: 'overload',
+  SERVING_QUEUE_TIMEOUT: 'overload',
   SERVING_NO_WORKER: 'unavailable',
   SERVING_NO_PREFILL_WORKER: 'unavailable',
   SERVING_WORKER_LOST: 'unavailable',
@@ -96,6 +97,8 @@ function classOf(error: ErrorData): Class | undefined {
  * so the client gets a fixed sentence and the code, and the log gets the rest.
  */
 export function problemFromError(error: ErrorData, overloadStatus: number): ApiProblem {
+  // Refused by a queue in front of the workers, which knows its own status and when there is room again.
+  if (error.refusal !== undefined) return refused(error.code, error.refusal);
   const told = error.hint === undefined ? error.message : `${error.message} (${error.hint})`;
   switch (classOf(error)) {
     case 'context':
@@ -115,6 +118,11 @@ export function problemFromError(error: ErrorData, overloadStatus: number): ApiP
     case undefined:
       return { ...problem(500, 'server_error', 'internal_error', 'The server failed while it processed the request.'), shouldRetry: false };
   }
+}
+
+function refused(code: string, { status, retryAfterMs }: LoadRefusal): ApiProblem {
+  const of = overloaded(status, code, retryAfterMs);
+  return status === 429 ? { ...of, message: 'Too many of your requests wait already. Try again later.' } : of;
 }
 
 export function overloaded(status: number, code: string, retryAfterMs: number): ApiProblem {

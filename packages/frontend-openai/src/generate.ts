@@ -10,7 +10,8 @@ import { Choice, Leg } from './leg.ts';
 import { LIMITS } from './limits.ts';
 import { ChatLogprobs, CompletionLogprobs } from './logprob-text.ts';
 import type { Runtime } from './runtime.ts';
-import { checkIds, checkVocabulary, samplingFor, stopFor, withHeaders } from './sampling-fields.ts';
+import { withHeaders } from './routing-fields.ts';
+import { checkIds, checkVocabulary, samplingFor, stopFor } from './sampling-fields.ts';
 import type { CommonFields } from './sampling-fields.ts';
 import { CHAT, COMPLETION } from './shape.ts';
 import type { Shape } from './shape.ts';
@@ -161,9 +162,7 @@ function start(runtime: Runtime, arrival: Arrival, plan: Plan): void {
       stop,
       choices: fields.choices,
       deadlineMs: timeoutMs,
-      cacheSalt: wishes.cacheSalt,
-      priority: wishes.priority,
-      routing: wishes.routing,
+      ...wishes,
       traceparent,
     };
     try {

@@ -21,6 +21,13 @@ export const LIMITS = {
   priority: 1_000_000_000,
   /** Of `nvext.router_config_override`. */
   routerNumber: 1_000_000,
+  dataParallelRank: 65_535,
+  session: 256,
+  /** Of `nvext.routing_constraints`. */
+  taints: 32,
+  taintLength: 128,
+  /** Magnitude of the weight of a preferred taint. */
+  taintWeight: 1_000_000,
   topK: 0x7fffffff,
   repetitionPenalty: 100,
   /** What OpenAI's /v1/completions generates when `max_tokens` is absent. */

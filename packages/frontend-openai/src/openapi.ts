@@ -10,6 +10,33 @@ const text = (maxLength: number): Schema => ({ type: 'string', maxLength });
 const TOKEN_IDS: Schema = { type: 'array', items: integer(0, 0x7fffffff), minItems: 1 };
 const MAX = Number.MAX_SAFE_INTEGER;
 
+const weight = (description: string): Schema => nullable(number(0, LIMITS.routerNumber), description);
+const taint: Schema = { type: 'string', minLength: 1, maxLength: LIMITS.taintLength };
+
+const AGENT_HINTS: Schema = {
+  priority: nullable(integer(-LIMITS.priority, LIMITS.priority), 'As the field outside.'),
+  strict_priority: nullable(integer(0, LIMITS.priority), 'Tier above priority, where requests queue by priority. Default 0. The header x-request-strict-priority wins over it.'),
+  osl: nullable(integer(1, MAX), 'Output tokens expected: counted as load of the worker.'),
+};
+
+const ROUTER_OVERRIDE: Schema = {
+  overlap_score_credit: weight('Weight of cached blocks against load, for this request.'),
+  overlap_score_weight: weight('Older name of prefill_load_scale; 0 sets overlap_score_credit to 0 too.'),
+  prefill_load_scale: weight('Weight of prefill work in the cost, for this request.'),
+  router_temperature: weight('Randomness of the choice of worker, for this request.'),
+  shared_cache_multiplier: weight('Credit of blocks that only the shared cache holds, for this request.'),
+  assume_kv_reuse: nullable(BOOLEAN, 'Whether blocks shared with running requests of a worker count once.'),
+  track_prefill_tokens: nullable(BOOLEAN, 'Whether prompt tokens not computed yet count as load.'),
+};
+
+const CONSTRAINTS: Schema = {
+  required_taints: nullable({ type: 'array', maxItems: LIMITS.taints, items: taint }, 'A worker must carry all of these labels.'),
+  preferred_taints: nullable(
+    { type: 'object', maxProperties: LIMITS.taints, propertyNames: taint, additionalProperties: number(-LIMITS.taintWeight, LIMITS.taintWeight) },
+    'Label → weight: above 0 attracts, below 0 repels.',
+  ),
+};
+
 /** Fields that chat and completions share. */
 const COMMON: Schema = {
   model: { type: 'string', minLength: 1, maxLength: LIMITS.modelName, description: 'Name of a model of GET /v1/models.' },
@@ -54,19 +81,13 @@ const COMMON: Schema = {
         greed_sampling: nullable(BOOLEAN, 'As temperature 0.'),
         ignore_eos: nullable(BOOLEAN, 'As the field of the same name outside.'),
         cache_salt: nullable(text(LIMITS.cacheSalt), 'As the field of the same name outside.'),
-        agent_hints: nullable({ type: 'object', properties: { priority: nullable(integer(-LIMITS.priority, LIMITS.priority), 'As the field outside.') } }, 'Hints to the scheduler.'),
-        router_config_override: nullable(
-          {
-            type: 'object',
-            properties: {
-              overlap_score_credit: nullable(number(0, LIMITS.routerNumber), 'Weight of cached blocks against load, for this request.'),
-              router_temperature: nullable(number(0, LIMITS.routerNumber), 'Randomness of the choice of worker, for this request.'),
-            },
-          },
-          'Routing of this request.',
-        ),
+        agent_hints: nullable({ type: 'object', properties: AGENT_HINTS }, 'Hints to router and scheduler.'),
+        router_config_override: nullable({ type: 'object', properties: ROUTER_OVERRIDE }, 'Routing of this request.'),
+        routing_constraints: nullable({ type: 'object', properties: CONSTRAINTS }, 'Labels of workers.'),
+        dp_rank: nullable(integer(0, LIMITS.dataParallelRank), 'Data-parallel rank of the worker. The header x-dynamo-dp-rank wins over it.'),
+        prefill_dp_rank: nullable(integer(0, LIMITS.dataParallelRank), 'The same of the prefill worker. The header x-dynamo-prefill-dp-rank wins over it.'),
         ...Object.fromEntries(
-          ['decode_worker_id', 'backend_instance_id', 'prefill_worker_id'].map((key) => [key, { anyOf: [text(LIMITS.workerName), { type: 'integer' }, { type: 'null' }], description: 'Instance id of the worker to use; fails rather than going elsewhere.' }]),
+          ['decode_worker_id', 'backend_instance_id', 'prefill_worker_id'].map((key) => [key, { anyOf: [{ ...text(LIMITS.workerName), minLength: 1 }, integer(0, MAX), { type: 'null' }], description: 'Instance id of the worker to use; fails rather than going elsewhere.' }]),
         ),
       },
     },

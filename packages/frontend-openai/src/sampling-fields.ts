@@ -1,8 +1,9 @@
-import type { InferenceRequest, ModelCard, Random, RoutingOverrides, SamplingParams, StopParams } from '@armature/contracts';
+import type { ModelCard, Random, RoutingOverrides, SamplingParams, StopParams } from '@armature/contracts';
 import { badRequest, unsupported } from './api-error.ts';
 import { invalidType, invalidValue, isSet, nested, optionalBoolean, optionalInteger, optionalNumber, optionalObject, optionalString } from './fields.ts';
 import type { Json } from './fields.ts';
 import { LIMITS } from './limits.ts';
+import { NO_ROUTING, parsePriority, parseRouting, parseStrictPriority } from './routing-fields.ts';
 
 const MAX = Number.MAX_SAFE_INTEGER;
 const NO_IDS = new Int32Array(0);
@@ -30,6 +31,7 @@ export interface CommonFields {
   readonly biasValues: Float32Array;
   readonly cacheSalt: string;
   readonly priority: number;
+  readonly strictPriority: number;
   readonly routing: RoutingOverrides;
 }
 
@@ -43,6 +45,7 @@ export function parseCommon(body: Json): CommonFields {
   const [stop, stopTokenIds] = parseStop(body);
   const [biasTokenIds, biasValues] = parseBias(body);
   const nvext = nested(body, 'nvext');
+  const hints = nested(nvext, 'nvext.agent_hints');
   optionalString(body, 'user', LIMITS.user);
   const greedy = optionalBoolean(nvext, 'nvext.greed_sampling') === true;
   const temperature = optionalNumber(body, 'temperature', 0, LIMITS.temperature);
@@ -66,12 +69,11 @@ export function parseCommon(body: Json): CommonFields {
     biasTokenIds,
     biasValues,
     cacheSalt: optionalString(body, 'cache_salt', LIMITS.cacheSalt) ?? optionalString(nvext, 'nvext.cache_salt', LIMITS.cacheSalt) ?? '',
-    priority: parsePriority(body, nvext),
-    routing: isSet(body['nvext']) ? parseRouting(nvext) : NO_ROUTING,
+    priority: parsePriority(body, hints),
+    strictPriority: parseStrictPriority(hints),
+    routing: isSet(body['nvext']) ? parseRouting(nvext, hints) : NO_ROUTING,
   };
 }
-
-const NO_ROUTING: RoutingOverrides = {};
 
 function positive(body: Json, key: string, max: number): number | undefined {
   const value = optionalNumber(body, key, 0, max);
@@ -154,33 +156,6 @@ function parseBias(body: Json): readonly [Int32Array, Float32Array] {
   return [ids, values];
 }
 
-function parsePriority(body: Json, nvext: Json): number {
-  const hints = nested(nvext, 'nvext.agent_hints');
-  const hinted = optionalInteger(hints, 'nvext.agent_hints.priority', -LIMITS.priority, LIMITS.priority);
-  return optionalInteger(body, 'priority', -LIMITS.priority, LIMITS.priority) ?? hinted ?? 0;
-}
-
-function parseRouting(nvext: Json): RoutingOverrides {
-  const path = 'nvext.router_config_override';
-  const override = nested(nvext, path);
-  const overlapCredit = optionalNumber(override, `${path}.overlap_score_credit`, 0, LIMITS.routerNumber);
-  const temperature = optionalNumber(override, `${path}.router_temperature`, 0, LIMITS.routerNumber);
-  const worker = workerName(nvext, 'nvext.decode_worker_id') ?? workerName(nvext, 'nvext.backend_instance_id');
-  const prefillWorker = workerName(nvext, 'nvext.prefill_worker_id');
-  return {
-    ...(overlapCredit === undefined ? {} : { overlapCredit }),
-    ...(temperature === undefined ? {} : { temperature }),
-    ...(worker === undefined ? {} : { worker }),
-    ...(prefillWorker === undefined ? {} : { prefillWorker }),
-  };
-}
-
-function workerName(nvext: Json, key: string): string | undefined {
-  const value = nvext[key];
-  if (typeof value === 'number' && Number.isSafeInteger(value)) return String(value);
-  return optionalString(nvext, key, LIMITS.workerName);
-}
-
 /** OpenAI features no engine here can honour: refused rather than silently ignored, since the answer would be wrong. */
 export function refuseUnsupported(body: Json): void {
   const format = optionalObject(body, 'response_format');
@@ -241,26 +216,6 @@ export function checkIds(ids: Int32Array, vocabSize: number, param: string): voi
   for (let i = 0; i < ids.length; i++) {
     if (ids[i]! >= vocabSize) throw invalidValue(param, `has token id ${ids[i]}, but the model's vocabulary has ${vocabSize} entries.`);
   }
-}
-
-/** Header over body, as in Dynamo. */
-export function withHeaders(fields: CommonFields, header: (name: string) => string): Pick<InferenceRequest, 'cacheSalt' | 'priority' | 'routing'> {
-  const salt = header('x-tenant-id');
-  const priority = header('x-request-priority') || header('x-dynamo-request-priority');
-  const worker = header('x-armature-worker') || header('x-dynamo-worker-instance-id');
-  const prefillWorker = header('x-armature-prefill-worker') || header('x-dynamo-prefill-instance-id');
-  if (salt === '' && priority === '' && worker === '' && prefillWorker === '') return fields;
-  if (salt.length > LIMITS.cacheSalt) throw invalidValue('x-tenant-id', `must have at most ${LIMITS.cacheSalt} characters.`);
-  if (priority !== '' && !/^-?\d{1,9}$/.test(priority)) throw invalidValue('x-request-priority', 'must be an integer.');
-  return {
-    cacheSalt: salt === '' ? fields.cacheSalt : salt,
-    priority: priority === '' ? fields.priority : Number(priority),
-    routing: {
-      ...fields.routing,
-      ...(worker === '' ? {} : { worker: worker.slice(0, LIMITS.workerName) }),
-      ...(prefillWorker === '' ? {} : { prefillWorker: prefillWorker.slice(0, LIMITS.workerName) }),
-    },
-  };
 }
 
 export function parseMaxTokens(body: Json): number | undefined {

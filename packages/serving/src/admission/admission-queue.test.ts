@@ -128,6 +128,27 @@ describe('parking and release', () => {
     expect(t.order).toEqual(['x']);
   });
 
+  it('keeps the place and the time of a request that has to wait once more', () => {
+    const t = build({ maxWaitMs: 1_000 });
+    t.loads.add('prefill/0', 'prefill');
+    t.loads.add('decode/0', 'decode');
+    t.loads.set('prefill/0', 101);
+    t.loads.set('decode/0', 101);
+    const first = t.enter('older', { gate: { role: 'decode' } }).heard.ticket;
+    t.clock.advance(600);
+    t.enter('younger', { gate: { role: 'prefill' } });
+    t.loads.set('decode/0', 0);
+    t.queue.capacityChanged();
+    const again = t.enter('older again', { gate: { role: 'prefill' }, first: first as NonNullable<typeof first> }).heard;
+    t.enter('youngest', { gate: { role: 'prefill' } });
+    t.clock.advance(410);
+    expect(again.error).toMatchObject({ code: 'SERVING_QUEUE_TIMEOUT' });
+    const once = t.enter('older once more', { gate: { role: 'prefill' }, first: { ...first, arrivedAtMs: 500 } as NonNullable<typeof first> }).heard;
+    t.loads.set('prefill/0', 0);
+    t.queue.capacityChanged();
+    expect([t.order, once.admissions]).toEqual([['older', 'older once more', 'younger', 'youngest'], 1]);
+  });
+
   it('admits a long queue of requests without load in slices of a turn', () => {
     const t = withWorker();
     t.busy();

@@ -1,16 +1,14 @@
-import type { Clock, ErrorData, InferenceRequest, Logger, Metrics, Timer, WorkerRecord, WorkerRole } from '@armature/contracts';
+import type { Clock, ErrorData, InferenceRequest, Logger, Metrics, Timer, WorkerRecord } from '@armature/contracts';
+import { Backlog } from './backlog.ts';
 import { BusyRule } from './busy-rule.ts';
 import type { Occupancy, WorkerLoads } from './busy-rule.ts';
 import type { QueueConfig } from './config.ts';
-import { DrainRate } from './drain-rate.ts';
 import { createOrder } from './order.ts';
 import { QueueClass, gateKey } from './queue-class.ts';
 import type { Gate } from './queue-class.ts';
 import { QueueMetrics } from './queue-metrics.ts';
-import type { Exit, QueueState } from './queue-metrics.ts';
+import type { Exit } from './queue-metrics.ts';
 import { closedError, deadlineError, queueFull, tenantFull, waitedTooLong } from './refusals.ts';
-import { Tenants } from './tenants.ts';
-import type { Tenant } from './tenants.ts';
 import { TicketHeap } from './ticket-heap.ts';
 import { Ticket } from './ticket.ts';
 import type { QueueListener } from './ticket.ts';
@@ -38,6 +36,8 @@ export interface Arrival {
   readonly request: InferenceRequest;
   readonly gate: Gate;
   readonly deadlineAtMs: number;
+  /** The ticket of its first wait, for other workers: it keeps its place in the order of arrival, and its longest wait goes on. */
+  readonly first: Ticket | undefined;
   /** Prompt tokens that a worker would have to compute; asked only when the request is parked and the order charges them. */
   uncachedTokens(): number;
 }
@@ -48,8 +48,6 @@ export type Entry =
   | { readonly type: 'parked'; readonly ticket: Ticket; readonly ahead: number; readonly occupancy: Readonly<Occupancy> };
 
 const FREE: Entry = { type: 'free' };
-const ROLES: readonly WorkerRole[] = ['both', 'prefill', 'decode'];
-type Totals = { -readonly [K in keyof QueueState]: QueueState[K] };
 
 /**
  * Parks requests of one model while every worker that may take them is busy, and admits them as capacity returns. Nothing is polled: whoever
@@ -60,16 +58,12 @@ export class AdmissionQueue {
   readonly #options: AdmissionOptions;
   readonly #config: QueueConfig;
   readonly #rule: BusyRule;
-  readonly #tenants: Tenants;
-  readonly #rate: DrainRate;
+  readonly #backlog: Backlog;
   readonly #metrics: QueueMetrics;
   /** With a backlog; the one that has waited longest for an admission is first. */
   readonly #classes = new Map<string, QueueClass>();
   readonly #expiries = new TicketHeap((a, b) => a.expiresAtMs < b.expiresAtMs, 'expiryIndex');
-  readonly #totals = new Map<WorkerRole, Totals>(ROLES.map((role) => [role, { requests: 0, promptTokens: 0 }]));
   readonly #occupancy: Occupancy = { workers: 0, busyByPrefillTokens: 0, busyByKvBlocks: 0 };
-  #promptTokens = 0;
-  #costTokens = 0;
   #sequence = 0;
   #timer: Timer | undefined;
   #timerAtMs = 0;
@@ -82,9 +76,8 @@ export class AdmissionQueue {
     this.#options = options;
     this.#config = options.config;
     this.#rule = new BusyRule(options.config, options.loads);
-    this.#tenants = new Tenants(options.config.tenantWeights, options.config.maxTenants);
-    this.#rate = new DrainRate(options.config.maxRetryAfterMs);
-    this.#metrics = new QueueMetrics(options.metrics, options.model, { roles: this.#totals, tenants: () => this.#tenants.count });
+    this.#backlog = new Backlog(options.config, options.clock);
+    this.#metrics = new QueueMetrics(options.metrics, options.model, { roles: this.#backlog.roles, tenants: () => this.#backlog.tenants.count });
   }
 
   get size(): number {
@@ -92,18 +85,18 @@ export class AdmissionQueue {
   }
 
   get promptTokens(): number {
-    return this.#promptTokens;
+    return this.#backlog.promptTokens;
   }
 
   /** For people. */
   snapshot(tenants: number): Readonly<Record<string, unknown>> {
     return {
       requests: this.size,
-      promptTokens: this.#promptTokens,
+      promptTokens: this.promptTokens,
       order: this.#config.order,
-      drainedTokensPerSecond: this.#rate.tokensPerSecond,
-      classes: [...this.#classes.values()].map(({ gate, order }) => ({ ...gate, requests: order.size })),
-      tenants: this.#tenants.largest(tenants),
+      drainedTokensPerSecond: this.#backlog.drainedTokensPerSecond,
+      classes: [...this.#classes.values()].map(({ gate, order }) => ({ gate, requests: order.size })),
+      tenants: this.#backlog.tenants.largest(tenants),
     };
   }
 
@@ -167,27 +160,12 @@ export class AdmissionQueue {
   // ---------------------------------------------------------------- in
 
   #refusal(request: InferenceRequest, waiting: QueueClass | undefined): ErrorData | undefined {
-    const { maxRequests, maxTokens, maxTenantRequests, maxTenantTokens } = this.#config;
-    const { model } = this.#options;
-    const tenant = this.#tenants.find(request.cacheSalt);
-    if (tenant !== undefined) {
-      const reason = tenant.requests >= (maxTenantRequests ?? Infinity) ? 'tenant-requests' : tenant.promptTokens >= (maxTenantTokens ?? Infinity) ? 'tenant-tokens' : undefined;
-      if (reason !== undefined) {
-        this.#metrics.rejected(reason);
-        return tenantFull(model, this.#retryAfterMs(tenant));
-      }
-    }
-    const reason = this.size >= maxRequests ? 'requests' : this.#promptTokens >= maxTokens ? 'tokens' : waiting === undefined && this.#classes.size >= MAX_CLASSES ? 'classes' : undefined;
+    const reason = this.#backlog.excess(request.cacheSalt) ?? (waiting === undefined && this.#classes.size >= MAX_CLASSES ? 'classes' : undefined);
     if (reason === undefined) return undefined;
     this.#metrics.rejected(reason);
-    return queueFull(model, this.#config.overloadStatus, this.#retryAfterMs(undefined));
-  }
-
-  /** Until the whole backlog has drained; with tenants in turn, until that of the tenant has. */
-  #retryAfterMs(tenant: Tenant | undefined): number {
-    this.#rate.advance(this.#nowMs, this.size > 0);
-    const isOwn = tenant !== undefined && this.#config.order === 'drr';
-    return this.#rate.retryAfterMs(isOwn ? (tenant.costTokens * this.#tenants.activeWeight) / tenant.weight : this.#costTokens);
+    const { model } = this.#options;
+    if (reason === 'tenant-requests' || reason === 'tenant-tokens') return tenantFull(model, this.#backlog.retryAfterMs(request.cacheSalt));
+    return queueFull(model, this.#config.overloadStatus, this.#backlog.retryAfterMs());
   }
 
   #openClass(key: string, gate: Gate): QueueClass {
@@ -197,27 +175,25 @@ export class AdmissionQueue {
   }
 
   #park(into: QueueClass, arrival: Arrival, listener: QueueListener): Ticket {
-    const { request, gate, deadlineAtMs } = arrival;
+    const { request, gate, deadlineAtMs, first } = arrival;
     const promptTokens = request.promptTokenIds.length;
     const costTokens = Math.max(1, this.#config.order === 'drr' ? arrival.uncachedTokens() : promptTokens);
-    const nowMs = this.#nowMs;
-    this.#rate.advance(nowMs, this.size > 0);
+    const arrivedAtMs = first?.arrivedAtMs ?? this.#nowMs;
     const ticket = new Ticket({
       class: into,
-      tenant: this.#tenants.enter(request.cacheSalt, promptTokens, costTokens),
+      tenant: this.#backlog.enter(request.cacheSalt, gate.role, promptTokens, costTokens),
       priority: request.priority,
       strictPriority: request.strictPriority ?? 0,
       promptTokens,
       costTokens,
-      sequence: this.#sequence++,
-      arrivedAtMs: nowMs,
+      sequence: first?.sequence ?? this.#sequence++,
+      arrivedAtMs,
       deadlineAtMs,
-      expiresAtMs: Math.min(deadlineAtMs, nowMs + this.#config.maxWaitMs),
+      expiresAtMs: Math.min(deadlineAtMs, arrivedAtMs + this.#config.maxWaitMs),
       listener,
     });
     into.order.add(ticket);
     this.#expiries.add(ticket);
-    this.#count(gate.role, 1, ticket);
     this.#metrics.parked(gate.role);
     this.#arm();
     return ticket;
@@ -267,30 +243,19 @@ export class AdmissionQueue {
       this.#classes.delete(of.key);
       this.#classes.set(of.key, of);
     }
-    this.#rate.drained(ticket.costTokens);
+    this.#backlog.drained(ticket.costTokens);
     this.#metrics.waitSeconds.observe((this.#nowMs - ticket.arrivedAtMs) / 1000);
     ticket.listener.admitted(ticket);
   }
 
   #remove(ticket: Ticket, outcome: Exit): void {
-    this.#rate.advance(this.#nowMs, this.size > 0);
     ticket.isParked = false;
     ticket.class.order.remove(ticket);
     this.#expiries.remove(ticket);
-    this.#tenants.leave(ticket.tenant, ticket.promptTokens, ticket.costTokens);
-    this.#count(ticket.class.gate.role, -1, ticket);
+    this.#backlog.leave(ticket);
     if (ticket.class.order.size === 0) this.#classes.delete(ticket.class.key);
     this.#metrics.left(outcome);
     if (this.size === 0) this.#disarm();
-  }
-
-  #count(role: WorkerRole, sign: 1 | -1, ticket: Ticket): void {
-    this.#promptTokens += sign * ticket.promptTokens;
-    this.#costTokens += sign * ticket.costTokens;
-    const totals = this.#totals.get(role);
-    if (totals === undefined) return;
-    totals.requests += sign;
-    totals.promptTokens += sign * ticket.promptTokens;
   }
 
   // ---------------------------------------------------------------- time
@@ -318,7 +283,7 @@ export class AdmissionQueue {
     for (let ticket = this.#expiries.peek(); ticket !== undefined && ticket.expiresAtMs <= nowMs; ticket = this.#expiries.peek()) {
       const isLate = nowMs >= ticket.deadlineAtMs;
       this.#remove(ticket, isLate ? 'deadline' : 'max-wait');
-      const error = isLate ? deadlineError(nowMs - ticket.arrivedAtMs) : waitedTooLong(this.#options.model, this.#config, this.#retryAfterMs(undefined));
+      const error = isLate ? deadlineError(nowMs - ticket.arrivedAtMs) : waitedTooLong(this.#options.model, this.#config, this.#backlog.retryAfterMs());
       ticket.listener.refused(error);
     }
     if (this.size > 0 && !this.#isAdmitting) this.#admit('admitted-by-scan');

@@ -14,6 +14,7 @@ export interface QueueRecord {
   readonly workers: number;
   readonly busyByPrefillTokens: number;
   readonly busyByKvBlocks: number;
+  /** Since it was parked first; undefined while it waits. */
   waitMs: number | undefined;
   /** `waiting`, `admitted`, `left` (cancelled, client gone) or the code of the refusal. */
   outcome: string;
@@ -34,6 +35,8 @@ export interface PassageOptions {
 export class Passage implements QueueListener {
   readonly #options: PassageOptions;
   #ticket: Ticket | undefined;
+  /** Of its first wait. */
+  #first: Ticket | undefined;
   #record: QueueRecord | undefined;
   /** The role for which it has been admitted. */
   #passed: WorkerRole | undefined;
@@ -54,7 +57,7 @@ export class Passage implements QueueListener {
       decodeWorker: isPrefill ? worker : undefined,
       requiredTaints: requiredTaints ?? [],
     };
-    const entry = queue.enter({ request, gate, deadlineAtMs: startedAtMs + request.deadlineMs, uncachedTokens }, this);
+    const entry = queue.enter({ request, gate, deadlineAtMs: startedAtMs + request.deadlineMs, first: this.#first, uncachedTokens }, this);
     if (entry.type === 'free') return false;
     if (entry.type === 'refused') {
       this.#options.refused(entry.error);
@@ -92,6 +95,7 @@ export class Passage implements QueueListener {
   }
 
   #keep(ticket: Ticket, ahead: number, occupancy: { workers: number; busyByPrefillTokens: number; busyByKvBlocks: number }, role: WorkerRole): void {
+    this.#first ??= ticket;
     if (!ticket.isParked) return; // admitted while it entered
     this.#ticket = ticket;
     this.#record = { role, reason: ahead > 0 ? 'backlog' : 'busy', ahead, ...occupancy, waitMs: undefined, outcome: 'waiting' };

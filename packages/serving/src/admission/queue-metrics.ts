@@ -1,5 +1,6 @@
 import type { Counter, Histogram, Metrics, WorkerRole } from '@armature/contracts';
 
+const ROLES: readonly WorkerRole[] = ['both', 'prefill', 'decode'];
 const SECONDS = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300];
 
 /** Why a request was not taken into the queue. */
@@ -19,9 +20,10 @@ export class QueueMetrics {
   readonly #parked: { readonly [K in WorkerRole]: Counter };
   readonly #rejections: { readonly [K in Rejection]: Counter };
   readonly #exits: { readonly [K in Exit]: Counter };
+  readonly #collect: () => void;
   readonly #unregister: () => void;
 
-  constructor(metrics: Metrics, model: string, sources: { readonly roles: ReadonlyMap<WorkerRole, QueueState>; tenants(): number }) {
+  constructor(metrics: Metrics, model: string, sources: { readonly roles: Readonly<Record<WorkerRole, QueueState>>; tenants(): number }) {
     const labelNames = ['model', 'role'];
     const parked = metrics.counter({ name: 'armature_queue_parked_total', help: 'Requests that had to wait, by the role of the workers that compute their prompt.', labelNames });
     const rejections = metrics.counter({ name: 'armature_queue_rejections_total', help: 'Requests refused because the queue was full, by the limit that was reached.', labelNames: ['model', 'reason'] });
@@ -49,14 +51,15 @@ export class QueueMetrics {
       'max-wait': left('max-wait'),
       closed: left('closed'),
     };
-    const gauges = [...sources.roles].map(([role, state]) => ({ state, requests: requests.with(model, role), tokens: tokens.with(model, role) }));
-    this.#unregister = metrics.onCollect(() => {
+    const gauges = ROLES.map((role) => ({ state: sources.roles[role], requests: requests.with(model, role), tokens: tokens.with(model, role) }));
+    this.#collect = () => {
       for (const gauge of gauges) {
         gauge.requests.set(gauge.state.requests);
         gauge.tokens.set(gauge.state.promptTokens);
       }
       tenants.set(sources.tenants());
-    });
+    };
+    this.#unregister = metrics.onCollect(this.#collect);
   }
 
   parked(role: WorkerRole): void {
@@ -71,7 +74,9 @@ export class QueueMetrics {
     this.#exits[outcome].inc();
   }
 
+  /** The gauges stay as they are now. */
   close(): void {
+    this.#collect();
     this.#unregister();
   }
 }

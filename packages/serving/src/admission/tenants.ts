@@ -65,8 +65,8 @@ export class Tenants {
   }
 
   /** Those with most parked requests, for people. */
-  largest(limit: number): Tenant[] {
+  largest(limit: number): Readonly<Tenant>[] {
     const all = [...this.#byName.values(), ...(this.#others.requests > 0 ? [this.#others] : [])];
-    return all.sort((a, b) => b.requests - a.requests).slice(0, limit).map((tenant) => ({ ...tenant }));
+    return all.sort((a, b) => b.requests - a.requests).slice(0, limit);
   }
 }

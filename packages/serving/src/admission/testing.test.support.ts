@@ -76,6 +76,7 @@ export interface Wish {
   readonly strictPriority?: number;
   readonly deadlineMs?: number;
   readonly gate?: Partial<Gate>;
+  readonly first?: Ticket;
 }
 
 /** A queue over one worker `both/0` of which the test decides whether it is busy. */
@@ -98,6 +99,7 @@ export function build(more: Partial<QueueConfig> = {}) {
       request,
       gate: { role: 'both', worker: undefined, decodeWorker: undefined, requiredTaints: [], ...wish.gate },
       deadlineAtMs: clock.nowMs() + (wish.deadlineMs ?? 1e9),
+      first: wish.first,
       uncachedTokens: () => wish.uncached ?? tokens,
     };
     const entry = queue.enter(arrival, heard);

@@ -77,6 +77,7 @@ export class ModelRuntime implements ModelHandle {
     this.createdAtSeconds = Math.floor(options.clock.wallMs() / 1000);
     this.#options = options;
     const { clock, log, metrics, requests, records } = options;
+    this.sessions = options.affinity === undefined ? undefined : new SessionTable(options.affinity);
     this.router = new ModelRouter({
       model: options.name,
       policy: options.policy,
@@ -85,12 +86,13 @@ export class ModelRuntime implements ModelHandle {
       log,
       metrics,
       health: options.health,
+      sessions: this.sessions,
+      remoteLoadFell: () => this.admission?.capacityChanged(),
       // Within one process there is one router per model.
       ...(options.events.supports.processes ? { replica: { events: options.events, routerId: options.routerId } } : {}),
       snapshot: (worker, done) => this.#ask(worker, Method.Snapshot, { type: 'snapshot' }, done),
       replay: (worker, from, to, done) => this.#ask(worker, Method.Replay, { type: 'replay', from, to }, done),
     });
-    this.sessions = options.affinity === undefined ? undefined : new SessionTable(options.affinity);
     this.admission =
       options.queue === undefined ? undefined : new AdmissionQueue({ model: options.name, config: options.queue, loads: this.router.table, clock, log, metrics });
     const counter = (name: string, help: string): ExecutionHost['metrics']['finished'] =>
@@ -190,7 +192,8 @@ export class ModelRuntime implements ModelHandle {
       });
       return;
     }
-    if (this.router.join(worker)) this.admission?.joined(worker);
+    const isKnown = this.router.table.slotOf(worker.instanceId) !== undefined;
+    if (this.router.join(worker) && !isKnown) this.admission?.joined(worker);
   }
 
   /** Asks a worker for KV events; undefined without an answer, or when it has them no more. */

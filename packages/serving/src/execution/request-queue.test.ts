@@ -24,11 +24,11 @@ const context = undefined as never;
 const remote = await always.create({ whenNoPrefillWorker: 'fail' }, context);
 const local = await never.create({}, context);
 
-function build(roles: readonly WorkerRole[], queue: Partial<QueueConfig> | undefined, more: Partial<ExecutionHost> = {}) {
+function build(roles: readonly WorkerRole[], queue: Partial<QueueConfig> | undefined, more: Partial<ExecutionHost> = {}, policy = leastTokens) {
   const clock = new ManualClock();
   const metrics = new CountingMetrics();
   const plane = new FakePlane();
-  const router = new ModelRouter({ model: 'm', policy: leastTokens, clock, random: testRandom(3), log: silentLog, metrics, snapshot: (_w, done) => done([]) });
+  const router = new ModelRouter({ model: 'm', policy, clock, random: testRandom(3), log: silentLog, metrics, snapshot: (_w, done) => done([]) });
   const admission = queue === undefined ? undefined : new AdmissionQueue({ model: 'm', config: { ...config, prefillTokens: 15, ...queue }, loads: router.table, clock, log: silentLog, metrics });
   roles.forEach((role, i) => router.join(workerRecord(`${role}/${i}`, role)));
   const counter = (name: string) => metrics.counter({ name }).with();
@@ -189,6 +189,30 @@ describe('requests in front of busy workers', () => {
     };
     expect(heavyBeforeLight('drr')).toBeLessThanOrEqual(8); // two were there before the queue, then in turns
     expect(heavyBeforeLight('fcfs')).toBe(40);
+  });
+
+  it('are charged what the workers do not hold, and asking makes no decision', () => {
+    const policy: RouterPolicy = {
+      ...leastTokens,
+      score: (request, candidates, costs) => {
+        leastTokens.score(request, candidates, costs);
+        if (request.promptTokens === 12) candidates.overlapBlocks.fill(2, 0, candidates.count); // only these prompts are known
+      },
+    };
+    const finishedOf = (cachedPrompts: boolean): number => {
+      const t = build(['both'], { order: 'drr', quantumTokens: 12, prefillTokens: 0 }, {}, policy);
+      t.start('first', { promptTokenIds: new Int32Array(11) });
+      for (let i = 0; i < 20; i++) t.start(`a${i}`, { cacheSalt: 'a', promptTokenIds: new Int32Array(cachedPrompts ? 12 : 11) });
+      for (let i = 0; i < 20; i++) t.start(`b${i}`, { cacheSalt: 'b', promptTokenIds: new Int32Array(11) });
+      expect(t.metrics.total('armature_router_decisions_total')).toBe(1);
+      for (let i = 0; t.ends.size < 21; i++) {
+        call(t, i).reply(token(FinishCode.Stop));
+        call(t, i).reply(end);
+      }
+      return [...t.ends.keys()].filter((id) => id.startsWith('a')).length;
+    };
+    expect(finishedOf(false)).toBe(10);
+    expect(finishedOf(true)).toBeGreaterThan(13); // 4 of 12 tokens each
   });
 
   it('bind their session to the worker they are dispatched to, and unbind it when that fails', () => {

@@ -137,15 +137,19 @@ export class RequestRun implements InferenceHandle, LegListener {
   }
 
   /** True: parked, or refused. Only the first placement waits: a request that moves has had its turn. */
-  #waits(role: WorkerRole, query: () => RouteQuery): boolean {
+  #waits(role: WorkerRole): boolean {
     if (this.#passage === undefined || this.#record.migrations > 0) return false;
-    return this.#passage.holds(role, () => this.#uncachedTokens(query()));
+    return this.#passage.holds(role, () => this.#uncachedTokens(role));
   }
 
-  /** Prompt tokens that the worker chosen now would have to compute. */
-  #uncachedTokens(query: RouteQuery): number {
-    const route = this.#host.router.route(query);
-    return ArmatureError.is(route) ? query.promptTokens : Math.max(0, query.promptTokens - route.overlapBlocks * this.#host.blockSize);
+  /** Prompt tokens that the worker which holds most of them would have to compute. */
+  #uncachedTokens(role: WorkerRole): number {
+    const { router, blockSize } = this.#host;
+    let most = 0;
+    for (const { instanceId, overlapBlocks } of router.overlaps(this.#hashes, blockSize)) {
+      if (overlapBlocks > most && router.table.record(router.table.slotOf(instanceId) ?? -1)?.role === role) most = overlapBlocks;
+    }
+    return Math.max(0, this.#request.promptTokenIds.length - most * blockSize);
   }
 
   /** Chooses workers and opens the first leg. What a policy throws ends this request, not its caller. */
@@ -161,14 +165,16 @@ export class RequestRun implements InferenceHandle, LegListener {
   #choose(): void {
     const { blockSize, router } = this.#host;
     const tokens = this.#tokens();
+    // One that waited in the queue has its hashes.
+    const isHashed = this.#hashes.length > 0 && this.#replayed === this.#log.length;
     this.#replayed = this.#log.length;
-    this.#hashes = sequenceHashes(tokens, tokens.length, blockSize, saltHash({ cacheSalt: this.#request.cacheSalt }));
+    if (!isHashed) this.#hashes = sequenceHashes(tokens, tokens.length, blockSize, saltHash({ cacheSalt: this.#request.cacheSalt }));
     const isSplit = !router.table.hasRole('both') && (router.table.hasRole('decode') || router.table.hasRole('prefill'));
     if (!isSplit) {
-      if (!this.#waits('both', () => this.#query('aggregated', 'both', true))) this.#placeFull('aggregated', 'both');
+      if (!this.#waits('both')) this.#placeFull('aggregated', 'both');
       return;
     }
-    if (this.#waits('decode', () => this.#query('decode', 'decode', true))) return;
+    if (this.#waits('decode')) return;
     const query = this.#query('decode', 'decode', this.#host.policy.creditsDecodeOverlap);
     const route = router.route(query);
     if (ArmatureError.is(route)) {
@@ -176,7 +182,7 @@ export class RequestRun implements InferenceHandle, LegListener {
       return;
     }
     const decision = this.#decide(route, tokens.length);
-    if (decision.isRemote && this.#waits('prefill', () => this.#query('prefill', 'prefill', true))) return;
+    if (decision.isRemote && this.#waits('prefill')) return;
     this.#record.decisions.push(route.decision);
     if (decision.refusal !== undefined) this.#fail(decision.refusal);
     else if (decision.isRemote) this.#placePrefill(route, query);

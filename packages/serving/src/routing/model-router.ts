@@ -17,6 +17,7 @@ import type {
   WorkerRecord,
   WorkerRole,
 } from '@armature/contracts';
+import type { SessionTable } from '../admission/session-table.ts';
 import { DecisionRing } from './decisions.ts';
 import type { Decision } from './decisions.ts';
 import { KvStreams } from './kv-streams.ts';
@@ -37,6 +38,10 @@ export interface ModelRouterOptions {
   /** Left out: a gap is closed by a snapshot. */
   readonly replay?: KvStreamsOptions['replay'];
   readonly health?: Health;
+  /** Which worker had the last request of each session; left out: no affinity. */
+  readonly sessions?: SessionTable | undefined;
+  /** Load that other routers gave has fallen. */
+  readonly remoteLoadFell?: () => void;
   /** Tells other routers of the model what this one sends where. */
   readonly replica?: { readonly events: EventPlane; readonly routerId: string };
 }
@@ -303,6 +308,7 @@ export class ModelRouter {
     if (charge === undefined) return;
     this.table.prefilled(charge);
     if (this.table.isLive(charge)) this.#isolated('load.firstToken', () => this.policy.load?.firstToken(charge.slot, id));
+    this.#options.remoteLoadFell?.();
   }
 
   #remoteEnded(id: string): void {
@@ -311,6 +317,7 @@ export class ModelRouter {
     this.#remote.delete(id);
     if (this.table.isLive(charge)) this.#isolated('load.ended', () => this.policy.load?.ended(charge.slot, id));
     this.table.discharge(charge);
+    this.#options.remoteLoadFell?.();
   }
 
   #setDegraded(slot: number, isDegraded: boolean): void {
@@ -354,9 +361,28 @@ export class ModelRouter {
     request.blocks = query.sequenceHashes.length >> 1;
     request.blockSize = query.blockSize;
     request.creditsOverlap = query.creditsOverlap;
-    request.overlapCredit = query.overrides.overlapCredit ?? NaN;
-    request.temperature = query.overrides.temperature ?? NaN;
+    const wishes = query.overrides;
+    request.overlapCredit = wishes.overlapCredit ?? NaN;
+    request.temperature = wishes.temperature ?? NaN;
+    request.prefillLoadScale = wishes.prefillLoadScale ?? NaN;
+    request.sharedCacheMultiplier = wishes.sharedCacheMultiplier ?? NaN;
+    request.assumeKvReuse = wishes.assumeKvReuse;
+    request.trackPrefillTokens = wishes.trackPrefillTokens;
+    request.expectedOutputTokens = wishes.expectedOutputTokens ?? 0;
+    request.requiredTaints = wishes.requiredTaints ?? NO_TAINTS;
+    request.preferredTaints = wishes.preferredTaints ?? NO_TAINTS;
+    request.sessionSlot = this.#sessionSlot(query);
+    request.sessionBonusBlocks = request.sessionSlot < 0 ? 0 : (this.#options.sessions?.bonusBlocks ?? 0);
     return request;
+  }
+
+  /** Slot of the worker that had the session's last request, while that worker lives and its cache is known; else -1. */
+  #sessionSlot(query: RouteQuery): number {
+    const { sessions, clock } = this.#options;
+    if (query.session === undefined || sessions === undefined) return -1;
+    const worker = sessions.workerOf(query.session, clock.nowMs());
+    const slot = worker === undefined ? undefined : this.table.slotOf(worker);
+    return slot === undefined || this.table.isDegraded(slot) ? -1 : slot;
   }
 
   #score(request: RoutingRequest, candidates: Candidates, costs: Float64Array): string | undefined {
@@ -400,6 +426,8 @@ export class ModelRouter {
     return reason;
   }
 }
+
+const NO_TAINTS: readonly never[] = [];
 
 /** A request has a leg on two workers at most, and after a migration others: the worker is part of the name. */
 function legId(charge: Charge, requestId: string): string {
