@@ -8,6 +8,8 @@ export interface WorkerRecord {
   /** Name of the worker entry in the config. */
   readonly pool: string;
   readonly index: number;
+  /** Its rank among the data-parallel ranks of one engine; each rank is a worker of its own. 0 where there is one. */
+  readonly dpRank: number;
   readonly role: WorkerRole;
   /** Request-plane address. */
   readonly address: string;

@@ -67,6 +67,7 @@ export function workerRecord(slot: number, parts: Partial<WorkerRecord> = {}): W
     model: 'test',
     pool: 'pool',
     index: slot,
+    dpRank: 0,
     role: 'both',
     address: `memory:${slot}`,
     engine: 'mock',

@@ -84,6 +84,11 @@ export class AdmissionQueue {
     return this.#expiries.size;
   }
 
+  /** See `BusyRule.isBusy`. */
+  isBusy(worker: WorkerRecord, prefillTokens: number, blocks: number): boolean {
+    return this.#rule.isBusy(worker, prefillTokens, blocks);
+  }
+
   get promptTokens(): number {
     return this.#backlog.promptTokens;
   }

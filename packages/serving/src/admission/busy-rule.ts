@@ -66,21 +66,26 @@ export class BusyRule {
       const worker = this.#loads.record(columns.slots[i]);
       if (worker === undefined || !hasAll(worker, taints)) continue;
       out.workers++;
-      if (columns.activePrefillTokens[i] > this.#prefillLimit(worker)) out.busyByPrefillTokens++;
-      else if (columns.activeBlocks[i] > this.#blockLimit(worker)) out.busyByKvBlocks++;
+      if (this.#hasPrefill(worker, columns.activePrefillTokens[i])) out.busyByPrefillTokens++;
+      else if (this.#hasBlocks(worker, columns.activeBlocks[i])) out.busyByKvBlocks++;
     }
     return out.busyByPrefillTokens + out.busyByKvBlocks === out.workers;
   }
 
-  #prefillLimit(worker: WorkerRecord): number {
-    const { prefillFraction, prefillTokens, assumedBatchTokens } = this.#config;
-    const batchTokens = worker.maxBatchedTokens > 0 ? worker.maxBatchedTokens : assumedBatchTokens;
-    return Math.min(prefillTokens ?? Infinity, prefillFraction === undefined ? Infinity : prefillFraction * batchTokens);
+  /** Has the worker enough to do? Asked for each candidate of a decision: one that is busy gets nothing while another is not. */
+  isBusy(worker: WorkerRecord, prefillTokens: number, blocks: number): boolean {
+    return this.#hasPrefill(worker, prefillTokens) || this.#hasBlocks(worker, blocks);
   }
 
-  #blockLimit(worker: WorkerRecord): number {
+  #hasPrefill(worker: WorkerRecord, tokens: number): boolean {
+    const { prefillFraction, prefillTokens, assumedBatchTokens } = this.#config;
+    const batchTokens = worker.maxBatchedTokens > 0 ? worker.maxBatchedTokens : assumedBatchTokens;
+    return tokens > Math.min(prefillTokens ?? Infinity, prefillFraction === undefined ? Infinity : prefillFraction * batchTokens);
+  }
+
+  #hasBlocks(worker: WorkerRecord, blocks: number): boolean {
     const { kvBlocksFraction } = this.#config;
-    return kvBlocksFraction === undefined || !(worker.totalBlocks > 0) ? Infinity : kvBlocksFraction * worker.totalBlocks;
+    return kvBlocksFraction !== undefined && worker.totalBlocks > 0 && blocks > kvBlocksFraction * worker.totalBlocks;
   }
 }
 

@@ -168,6 +168,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
       model: model.config.name,
       pool: config.name,
       index,
+      dpRank: config.dpRanks > 1 ? index % config.dpRanks : 0,
       role: config.role,
       engineName: config.engine.use,
       engine,

@@ -19,6 +19,7 @@ const workerSchema: JsonSchema = {
     role: { enum: ['both', 'prefill', 'decode'], default: 'both', description: 'Which legs its workers take.' },
     replicas: { type: 'integer', minimum: 0, maximum: 4096, default: 1, description: 'Number of workers.' },
     hardware: { type: 'string', default: 'default', description: 'Name of a profile under `hardware`.' },
+    dpRanks: { type: 'integer', minimum: 1, maximum: 1024, default: 1, description: 'Data-parallel ranks per engine: worker i is rank i modulo this. Each rank is a worker of its own.' },
     taints: {
       type: 'array',
       items: { type: 'string', minLength: 1, maxLength: 128 },
@@ -97,6 +98,7 @@ export interface WorkerConfig {
   readonly role: 'both' | 'prefill' | 'decode';
   readonly replicas: number;
   readonly hardware: string;
+  readonly dpRanks: number;
   readonly taints: readonly string[];
   readonly engine: PluginSlot<'engine-backend'>;
 }

@@ -87,6 +87,7 @@ export class ModelRuntime implements ModelHandle {
       metrics,
       health: options.health,
       sessions: this.sessions,
+      ...(options.queue === undefined ? {} : { isBusy: (worker: WorkerRecord, prefillTokens: number, blocks: number) => this.admission?.isBusy(worker, prefillTokens, blocks) ?? false }),
       remoteLoadFell: () => this.admission?.capacityChanged(),
       // Within one process there is one router per model.
       ...(options.events.supports.processes ? { replica: { events: options.events, routerId: options.routerId } } : {}),

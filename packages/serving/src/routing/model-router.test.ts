@@ -140,6 +140,30 @@ describe('ModelRouter', () => {
     expect(ArmatureError.is(route) && route.code).toBe('SERVING_WORKER_UNKNOWN');
   });
 
+  it('a data-parallel rank that nobody has is an error, not another rank', () => {
+    const { router } = build(flat);
+    router.join(workerRecord('a/0', 'both'));
+    router.join(workerRecord('a/1', 'both', { dpRank: 1 }));
+    const route = router.route(query({ overrides: { dpRank: 1 } }));
+    expect(ArmatureError.is(route) ? route.code : route.worker.instanceId).toBe('a/1@1');
+    const none = router.route(query({ overrides: { dpRank: 2 } }));
+    expect(ArmatureError.is(none) && none.code).toBe('SERVING_WORKER_UNKNOWN');
+  });
+
+  it('a busy worker gets nothing while another is not; when all are, the policy decides', () => {
+    const loves = { ...flat, score: (_r: unknown, candidates: { count: number }, costs: Float64Array) => { for (let i = 0; i < candidates.count; i++) costs[i] += i * 100; } } as RouterPolicy;
+    const busy = new Set(['a/0@1']);
+    const router = new ModelRouter({ model: 'm', policy: loves, clock: new ManualClock(), random: testRandom(1), log: silentLog, metrics: new CountingMetrics(), snapshot: (_w, done) => done([]), isBusy: (worker) => busy.has(worker.instanceId) });
+    for (const name of ['a/0', 'a/1', 'a/2']) router.join(workerRecord(name, 'both'));
+    const chosen = (): string => {
+      const route = router.route(query());
+      return ArmatureError.is(route) ? route.code : route.worker.instanceId;
+    };
+    expect(chosen()).toBe('a/1@1');
+    for (const name of ['a/1@1', 'a/2@1']) busy.add(name);
+    expect(chosen()).toBe('a/0@1');
+  });
+
   it('refuses workers of another model or block size', () => {
     const { router } = build(flat);
     expect(router.join(workerRecord('a/0', 'both'))).toBe(true);

@@ -40,6 +40,8 @@ export interface ModelRouterOptions {
   readonly health?: Health;
   /** Which worker had the last request of each session; left out: no affinity. */
   readonly sessions?: SessionTable | undefined;
+  /** Has a worker enough to do? It gets nothing while another one has not. Left out: nobody ever has. */
+  readonly isBusy?: (worker: WorkerRecord, prefillTokens: number, blocks: number) => boolean;
   /** Load that other routers gave has fallen. */
   readonly remoteLoadFell?: () => void;
   /** Tells other routers of the model what this one sends where. */
@@ -208,10 +210,11 @@ export class ModelRouter {
   /** The best worker, or a typed reason why there is none. */
   route(query: RouteQuery): Route | ArmatureError {
     const wanted = query.hop === 'prefill' ? query.overrides.prefillWorker : query.overrides.worker;
-    const candidates = this.table.candidates(query.role, query.excluded, wanted);
+    const candidates = this.table.candidates(query.role, query.excluded, wanted, query.hop === 'prefill' ? query.overrides.prefillDpRank : query.overrides.dpRank);
     if (candidates.count === 0) return this.#noWorker(query, wanted);
     const request = this.#fill(query);
     const costs = this.table.costs;
+    this.#excludeBusy(candidates, costs);
     const policyError = this.#score(request, candidates, costs);
     const index = policyError === undefined ? this.#pick(request, candidates, costs) : leastLoaded(candidates);
     this.#decisions.inc();
@@ -345,6 +348,10 @@ export class ModelRouter {
         hint: 'see /workers on the admin listener, or leave the choice to the router',
       });
     }
+    const rank = query.hop === 'prefill' ? query.overrides.prefillDpRank : query.overrides.dpRank;
+    if (rank !== undefined && this.table.count(query.role, query.excluded) > 0) {
+      return new ArmatureError('SERVING_WORKER_UNKNOWN', `no live worker of model "${this.#options.model}" has data-parallel rank ${rank}`, { hint: 'see dpRank in /workers on the admin listener, or leave the choice to the router' });
+    }
     const lost = query.excluded.length > 0 ? ` (${query.excluded.length} failed this request already)` : '';
     return new ArmatureError('SERVING_NO_WORKER', `no ${query.role === 'both' ? '' : `${query.role} `}worker of model "${this.#options.model}" is ready${lost}`, {
       hint: 'start workers for this model, or retry later',
@@ -374,6 +381,17 @@ export class ModelRouter {
     request.sessionSlot = this.#sessionSlot(query);
     request.sessionBonusBlocks = request.sessionSlot < 0 ? 0 : (this.#options.sessions?.bonusBlocks ?? 0);
     return request;
+  }
+
+  #excludeBusy(candidates: Candidates, costs: Float64Array): void {
+    const { isBusy } = this.#options;
+    if (isBusy === undefined || candidates.count < 2) return;
+    let free = 0;
+    for (let i = 0; i < candidates.count; i++) {
+      if (isBusy(candidates.workers[i], candidates.activePrefillTokens[i], candidates.activeBlocks[i])) costs[i] = Infinity;
+      else free++;
+    }
+    if (free === 0) costs.fill(0, 0, candidates.count);
   }
 
   /** Slot of the worker that had the session's last request, while that worker lives and its cache is known; else -1. */

@@ -112,12 +112,13 @@ export class WorkerTable {
   }
 
   /** Fills the shared candidate columns; valid until the next call. */
-  candidates(role: WorkerRole, excluded: readonly string[], only: string | undefined): Candidates {
+  candidates(role: WorkerRole, excluded: readonly string[], only: string | undefined, dpRank?: number): Candidates {
     const columns = this.#candidates;
     let count = 0;
     for (let slot = 0; slot < this.#records.length; slot++) {
       const record = this.#records[slot];
       if (record === undefined || record.role !== role) continue;
+      if (dpRank !== undefined && record.dpRank !== dpRank) continue;
       if (only !== undefined ? record.instanceId !== only : excluded.includes(record.instanceId)) continue;
       columns.slots[count] = slot;
       columns.activeRequests[count] = this.#activeRequests[slot];

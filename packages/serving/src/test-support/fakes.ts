@@ -177,6 +177,7 @@ export function workerRecord(name: string, role: WorkerRecord['role'], more: Par
     model: 'm',
     pool: name.split('/')[0] ?? name,
     index: 0,
+    dpRank: 0,
     role,
     address: `fake:${name}`,
     engine: 'fake',

@@ -37,6 +37,7 @@ export interface WorkerHostOptions {
   readonly model: string;
   readonly pool: string;
   readonly index: number;
+  readonly dpRank: number;
   readonly role: WorkerRole;
   readonly engineName: string;
   readonly engine: EngineBackend;
@@ -181,6 +182,7 @@ export class WorkerHost {
       model,
       pool,
       index,
+      dpRank: this.#options.dpRank,
       role,
       address,
       engine: engineName,
