@@ -28,9 +28,17 @@ async function open(frontend = 'selection'): Promise<{ url: string; admin: strin
   return { url: url ?? '', admin: adminUrl ?? '' };
 }
 
-async function call(url: string, method: string, body?: unknown): Promise<{ status: number; json: any }> {
+interface Answer {
+  readonly worker: { readonly id: string; readonly cost: number };
+  readonly prompt_tokens: number;
+  readonly decisions: readonly unknown[];
+  readonly workers: readonly unknown[];
+  readonly actualCachedTokens: number;
+}
+
+async function call<T = Answer>(url: string, method: string, body?: unknown): Promise<{ status: number; json: T }> {
   const response = await fetch(url, { method, headers: { 'content-type': 'application/json' }, ...(body === undefined ? {} : { body: JSON.stringify(body) }) });
-  return { status: response.status, json: await response.json() };
+  return { status: response.status, json: (await response.json()) as T };
 }
 
 const tokens = Array.from({ length: 100 }, (_, i) => i + 1);
@@ -48,7 +56,7 @@ test('selects, accounts for load until told the end, and explains the decision',
   // Six cold prompts, nobody done: two for each of the three.
   const counts = [...chosen.values()].reduce((all, id) => all.set(id, (all.get(id) ?? 0) + 1), new Map<string, number>());
   expect([...counts.values()]).toEqual([2, 2, 2]);
-  const loads = async (): Promise<number[]> => (await call(`${admin}/workers`, 'GET')).json.map((worker: any) => worker.load.requests);
+  const loads = async (): Promise<number[]> => (await call<{ load: { requests: number } }[]>(`${admin}/workers`, 'GET')).json.map((worker) => worker.load.requests);
   expect(await loads()).toEqual([2, 2, 2]);
   expect((await call(`${url}/v1/selections/r0/prefilled`, 'POST')).status).toBe(200);
   expect((await call(`${url}/v1/selections/r0/grown`, 'POST', { output_tokens: 40 })).status).toBe(200);
@@ -66,7 +74,7 @@ test('text and chats are encoded; track: false leaves no load; overlaps answer i
   expect(text.json.prompt_tokens).toBeGreaterThan(16);
   const chat = await call(`${url}/v1/selections`, 'POST', { messages: [{ role: 'user', content: 'Hello!' }], track: false });
   expect(chat.status).toBe(200);
-  expect((await call(`${admin}/workers`, 'GET')).json.map((worker: any) => worker.load.requests)).toEqual([0, 0, 0]);
+  expect((await call<{ load: { requests: number } }[]>(`${admin}/workers`, 'GET')).json.map((worker) => worker.load.requests)).toEqual([0, 0, 0]);
   const overlaps = await call(`${url}/v1/overlaps`, 'POST', { tokens });
   expect(overlaps.json.workers).toHaveLength(3);
   expect(overlaps.json.workers[0]).toMatchObject({ overlap_blocks: 0, degraded: false });
@@ -105,7 +113,7 @@ test('the export of decisions is reproduced by its own weights, and other weight
   // Sabotage: a cost that was recorded wrongly is seen.
   const broken = rescoreText(text.replace(/"cost":(\d+)/, '"cost":9$1'), {});
   expect(broken.reproduced).toBe(11);
-  const lines = (await call(`${admin}/decisions?limit=3`, 'GET')).json;
+  const lines = (await call<Answer[]>(`${admin}/decisions?limit=3`, 'GET')).json;
   expect(lines).toHaveLength(3);
-  expect(lines[0].actualCachedTokens).toBeGreaterThan(0);
+  expect(lines[0]?.actualCachedTokens).toBeGreaterThan(0);
 });

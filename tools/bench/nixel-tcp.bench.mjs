@@ -2,7 +2,10 @@
 // Not measured: two hosts, a real NIC, more than one peer at a time.
 import { execFileSync, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
 import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { fileURLToPath } from 'node:url';
 import { median, seeded } from './lib/measure.mjs';
@@ -19,6 +22,9 @@ const SHAPES = [
 ];
 /** NVIDIA NIXL 1.5.1 over tcp (UCX), C API called from Node, this kind of machine; measured elsewhere: GB/s READ and WRITE, median. */
 const NIXL = { '16x1024': { read: 0.76, write: 0.68 }, '64x256': { read: 1.1, write: 2.4 }, '1024x64': { read: 1.0, write: 2.2 } };
+
+/** Times NIXL's that ours must reach. */
+const TARGETS = { read: 3, write: 1.3 };
 
 const clock = {
   nowMs: () => performance.now(),
@@ -120,15 +126,20 @@ async function limit(hasIperf) {
   return hasIperf ? iperfLimit() : bareLimit();
 }
 
+const iperfCpuUsPerMiB = [];
+
 async function iperfLimit() {
   const port = String(20_000 + (process.pid % 20_000));
-  const server = spawn('iperf3', ['-s', '-1', '-p', port], { stdio: ['ignore', 'pipe', 'ignore'] });
+  const server = spawn('iperf3', ['-s', '-1', '-p', port, '--forceflush'], { stdio: ['ignore', 'pipe', 'ignore'] });
   await once(server.stdout, 'data');
   const client = spawn('iperf3', ['-c', '127.0.0.1', '-p', port, '-t', '1', '-J'], { stdio: ['ignore', 'pipe', 'ignore'] });
   let text = '';
   client.stdout.on('data', (chunk) => (text += chunk));
   await Promise.all([once(client, 'close'), once(server, 'close')]);
-  return JSON.parse(text).end.sum_received.bits_per_second / 8e9;
+  const { sum_received: { bytes, bits_per_second: rate, seconds }, cpu_utilization_percent: cpu } = JSON.parse(text).end;
+  // CPU of both ends, as a share of the time: what survives a machine that others use too.
+  iperfCpuUsPerMiB.push(((cpu.host_total + cpu.remote_total) * seconds * 1e4) / (bytes / 2 ** 20));
+  return rate / 8e9;
 }
 
 const BARE_CHUNK = 1 << 20;
@@ -194,7 +205,7 @@ async function throughput({ pair, hasIperf, rounds, log: say, rows, label }) {
     const shapeKey = `${shape.blockBytes / KIB}x${shape.count}`;
     const value = gb(shape.blockBytes * shape.count, median(micros.get(`${shapeKey} ${shape.op}`)));
     const row = { name: `${label}${shape.op} ${shape.blockBytes / KIB} KiB x ${shape.count}`, value, unit: 'GB/s' };
-    rows.push(label === '' ? { ...row, limit: best, peer: NIXL[shapeKey][shape.op], ratio: value / best } : row);
+    rows.push(label === '' ? { ...row, limit: best, peer: NIXL[shapeKey][shape.op], target: TARGETS[shape.op] * NIXL[shapeKey][shape.op] } : row);
   }
   if (best !== undefined) say(`limit: ${hasIperf ? 'iperf3' : 'bare node:net pair (iperf3 is not installed)'}, ${limits.map((value) => value.toFixed(2)).join(' ')} GB/s; peer: NIXL 1.5.1 over tcp, measured elsewhere`);
 }
@@ -204,6 +215,22 @@ function check(pair, prepared) {
   const { order, blockBytes, count } = prepared.at(-2);
   const view = new DataView(pair.segment.bytes.buffer);
   for (let i = 0; i < count; i++) if (view.getUint32(i * blockBytes, true) === 0x09090909) throw new Error(`block ${order[i]} did not arrive`);
+}
+
+/** CPU of both processes per MiB moved, beside iperf3's. */
+async function cpuPerMiB({ pair, rows }) {
+  for (const [blockBytes, count] of SHAPES) {
+    for (const op of ['read', 'write']) {
+      const { handle } = pair.prepare(op, blockBytes, count);
+      await timed(pair, handle, 5);
+      const times = Math.ceil((1 << 30) / (blockBytes * count));
+      const [here, there] = [process.cpuUsage(), await pair.ownerCpuUs()];
+      await timed(pair, handle, times);
+      const { user, system } = process.cpuUsage(here);
+      const value = (user + system + (await pair.ownerCpuUs()) - there) / ((times * blockBytes * count) / 2 ** 20);
+      rows.push({ name: `${op} ${blockBytes / KIB} KiB x ${count}, CPU per MiB, both ends`, value, unit: 'us', limit: iperfCpuUsPerMiB.length > 0 ? median(iperfCpuUsPerMiB) : undefined });
+    }
+  }
 }
 
 async function latency({ pair, rows }) {
@@ -251,14 +278,46 @@ async function stalls({ pair, rows }) {
   }
 }
 
+/** Certificates of a throw-away authority; undefined without openssl. */
+function certificates(folder) {
+  try {
+    const openssl = (...words) => execFileSync('openssl', words, { cwd: folder, stdio: 'ignore' });
+    const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
+    openssl('req', '-x509', ...key, '-keyout', 'key.pem', '-out', 'cert.pem', '-subj', '/CN=bench', '-days', '2', '-addext', 'subjectAltName=IP:127.0.0.1');
+    const at = (name) => path.join(folder, name);
+    return { certFile: at('cert.pem'), keyFile: at('key.pem'), caFile: at('cert.pem') };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Payload over TLS is decrypted into Node's buffers and copied: what that costs. */
+async function overTls({ nixel, config, rows, log: say }) {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'nixel-bench-'));
+  try {
+    const tls = certificates(folder);
+    if (tls === undefined) return say('TLS left out: no openssl');
+    const pair = await new Pair().open(nixel, { ...config, tls });
+    for (const op of ['read', 'write']) {
+      const { handle } = pair.prepare(op, 64 * KIB, 256);
+      await timed(pair, handle, 5);
+      rows.push({ name: `TLS ${op} 64 KiB x 256`, value: gb(64 * KIB * 256, median(await timed(pair, handle, 30))), unit: 'GB/s' });
+    }
+    await pair.close();
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 export async function run({ options, log: say }) {
   const nixel = options.nixel ?? import.meta.resolve('@armature/nixel');
   const config = options.streams === undefined ? {} : { streams: Number(options.streams) };
   const rows = [];
   const pair = await new Pair().open(nixel, config);
   await throughput({ pair, hasIperf: options.iperf !== 'false' && has('iperf3'), rounds: Number(options.rounds ?? 5), log: say, rows, label: '' });
-  for (const measure of [latency, posting, curve, stalls]) await measure({ pair, rows });
+  for (const measure of [cpuPerMiB, latency, posting, curve, stalls]) await measure({ pair, rows });
   await pair.close();
+  await overTls({ nixel, config, rows, log: say });
   return rows;
 }
 

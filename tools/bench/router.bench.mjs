@@ -1,10 +1,10 @@
 import { measureAll, seeded } from './lib/measure.mjs';
+import { indexRows } from './lib/router-index.mjs';
 
 export const description = 'KV index and routing decision, 64 workers (CPU time; network and event decoding are not in it)';
 export const packages = ['router-kv', 'tokens'];
 
 const WORKERS = 64;
-const CHAIN = 512;
 
 const worker = (slot) => ({ instanceId: `w/${slot}@1`, blockSize: 16 });
 const stored = (eventId, sequenceHashes) => ({ type: 'stored', eventId, parent: new Int32Array(0), sequenceHashes, tier: 'device' });
@@ -15,62 +15,9 @@ function chain(random, blocks) {
   return hashes;
 }
 
-/** `chains` chains of 512 blocks; each is held in full by one worker, the first 64 of every 16th by all. */
-function fill(index, chains, random) {
-  const ids = Array.from({ length: WORKERS }, () => 0);
-  const all = [];
-  for (let c = 0; c < chains; c++) {
-    const hashes = chain(random, CHAIN);
-    all.push(hashes);
-    const owner = c % WORKERS;
-    for (let at = 0; at < CHAIN; at += 128) index.apply(owner, stored(++ids[owner], hashes.subarray(at * 2, (at + 128) * 2)));
-    if (c % 16 === 0) for (let slot = 0; slot < WORKERS; slot++) index.apply(slot, stored(++ids[slot], hashes.subarray(0, 128)));
-    if (c % 64 === 1) for (let slot = 0; slot < WORKERS; slot++) index.apply(slot, stored(++ids[slot], hashes));
-  }
-  return { all, ids };
-}
-
-export async function run({ options }) {
+export async function run({ options, root, log }) {
   const { KvIndex, KvPolicy, OverlapColumns, kvPolicyDefaults } = await import('@armature/router-kv');
-  const { U64Map } = await import('@armature/tokens');
-  const chains = Math.round(Number(options.blocks ?? 1_000_000) / CHAIN);
-  const rows = [];
-
-  const index = new KvIndex();
-  for (let slot = 0; slot < WORKERS; slot++) index.joined(slot);
-  const before = process.memoryUsage();
-  const { all } = fill(index, chains, seeded(1));
-  const after = process.memoryUsage();
-  const pick = (rest) => all.filter((_, c) => c % 64 === rest);
-  const [oneWorker, everybody, prefix] = [pick(2), pick(1), pick(16)];
-  const misses = Array.from({ length: 256 }, (_, i) => chain(seeded(900 + i), CHAIN));
-  const map = new U64Map();
-  for (const hashes of everybody) for (let i = 0; i < hashes.length; i += 2) map.set(hashes[i], hashes[i + 1], 1);
-  const out = new OverlapColumns(WORKERS);
-  const query = (set) => (i) => index.findOverlap(set[i % set.length], CHAIN, out);
-  let sink = 0;
-  const lookup = measureAll({
-    one: query(oneWorker),
-    all: query(everybody),
-    prefix: query(prefix),
-    miss: query(misses),
-    // The least a query in a hash table costs: one probe per block, no sets.
-    probes: (i) => {
-      const hashes = everybody[i % everybody.length];
-      for (let b = 0; b < hashes.length; b += 2) sink += map.get(hashes[b], hashes[b + 1]);
-    },
-  });
-  const millions = `${(index.size / 1e6).toFixed(1)} M blocks`;
-  rows.push({ name: `lookup 512 blocks, 1 worker holds all, ${millions}`, value: lookup.one, unit: 'us', limit: lookup.probes, target: 0.109 });
-  rows.push({ name: 'lookup 512 blocks, 64 workers hold all', value: lookup.all, unit: 'us', limit: lookup.probes, target: 0.195 });
-  rows.push({ name: 'lookup 512 blocks, 64 workers share 64', value: lookup.prefix, unit: 'us', target: 0.55 });
-  rows.push({ name: 'lookup 512 blocks, nobody has it', value: lookup.miss, unit: 'us', target: 0.057 });
-  rows.push({ name: 'index memory', value: (after.rss - before.rss) / index.size, unit: 'B/block', target: 24 });
-
-  rows.push(...events(KvIndex));
-  rows.push(...decisions({ KvPolicy, kvPolicyDefaults }));
-  if (sink === 1) console.log('');
-  return rows;
+  return [...(await indexRows({ KvIndex, OverlapColumns }, { root, options, log })), ...events(KvIndex), ...decisions({ KvPolicy, kvPolicyDefaults })];
 }
 
 function events(KvIndex) {

@@ -65,43 +65,8 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
     .option('-e, --explain', 'after each turn: workers chosen and why, overlap, blocks moved, TTFT, ITL', false)
     .action((messages: string[], options: ChatCommandOptions) => chat(messages, options));
 
-  program
-    .command('explain')
-    .description('why a request went where it went, and what came of it')
-    .argument('<request-id>', 'the x-request-id header of its answer')
-    .option('--admin <url>', 'admin listener of the server', 'http://127.0.0.1:8001')
-    .option('--json', 'the whole record as JSON', false)
-    .action((requestId: string, options: { admin: string; json: boolean }) => explain(requestId, options));
-
-  program
-    .command('rescore')
-    .description('score recorded decisions again with other weights, and say what would have changed')
-    .argument('<file>', 'export of GET /decisions.jsonl on the admin listener; - reads it from standard input')
-    .option('--set <weight=value>', 'a weight of the kv policy to change; may be repeated', (value: string, all: string[]) => [...all, value], [])
-    .option('--json', 'as JSON', false)
-    .action((file: string, options: { set: string[]; json: boolean }) => rescore(file, options));
-
-  program
-    .command('route')
-    .description('serve placement alone, for other gateways: tokens or text in; worker, overlap, cost out')
-    .requiredOption('-f, --file <file>', 'configuration file; its frontend section is replaced')
-    .option('--host <address>', 'address to listen on')
-    .option('--port <n>', 'port, default 8002', number)
-    .action((options: { file: string; host?: string; port?: number }) => route(options));
-
-  program
-    .command('nixelbench')
-    .description('move blocks between two processes and say how fast, beside memcpy of the same blocks')
-    .option('--transport <names>', 'shm, cma, tcp, nixl; several with commas', 'shm')
-    .option('--block <sizes>', 'block sizes: 64KiB, 16KiB,64KiB or 4KiB..1MiB', '64KiB')
-    .option('--batch <counts>', 'blocks per transfer: 256, 1,16,256 or 1..1024', '256')
-    .option('--direction <op>', 'read, write or both', 'read')
-    .option('--seconds <n>', 'how long to measure each row', number, 1)
-    .option('--pool <size>', 'memory of each process, random blocks of which are moved; default 256MiB')
-    .option('--json <file>', 'write the rows as JSON')
-    .option('--plot <file>', 'write GB/s against block size as SVG')
-    .addOption(new Option('--role <role>').hideHelp())
-    .action((options: NixelbenchOptions) => nixelbench(options));
+  addRouting(program);
+  addBenchmarks(program);
 
   program
     .command('plugins')
@@ -135,6 +100,48 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
     .description('print versions of armature, Node and the platform')
     .action(() => void process.stdout.write(`armature ${version}\nnode ${process.versions.node}\nplatform ${process.platform}-${process.arch}\n`));
   return program;
+}
+
+function addRouting(program: Command): void {
+  program
+    .command('explain')
+    .description('why a request went where it went, and what came of it')
+    .argument('<request-id>', 'the x-request-id header of its answer')
+    .option('--admin <url>', 'admin listener of the server', 'http://127.0.0.1:8001')
+    .option('--json', 'the whole record as JSON', false)
+    .action((requestId: string, options: { admin: string; json: boolean }) => explain(requestId, options));
+
+  program
+    .command('rescore')
+    .description('score recorded decisions again with other weights, and say what would have changed')
+    .argument('<file>', 'export of GET /decisions.jsonl on the admin listener; - reads it from standard input')
+    .option('--set <weight=value>', 'a weight of the kv policy to change; may be repeated', (value: string, all: string[]) => [...all, value], [])
+    .option('--json', 'as JSON', false)
+    .action((file: string, options: { set: string[]; json: boolean }) => rescore(file, options));
+
+  program
+    .command('route')
+    .description('serve placement alone, for other gateways: tokens or text in; worker, overlap, cost out')
+    .requiredOption('-f, --file <file>', 'configuration file; its frontend section is replaced')
+    .option('--host <address>', 'address to listen on')
+    .option('--port <n>', 'port, default 8002', number)
+    .action((options: { file: string; host?: string; port?: number }) => route(options));
+}
+
+function addBenchmarks(program: Command): void {
+  program
+    .command('nixelbench')
+    .description('move blocks between two processes and say how fast, beside memcpy of the same blocks')
+    .option('--transport <names>', 'shm, cma, tcp, nixl; several with commas', 'shm')
+    .option('--block <sizes>', 'block sizes: 64KiB, 16KiB,64KiB or 4KiB..1MiB', '64KiB')
+    .option('--batch <counts>', 'blocks per transfer: 256, 1,16,256 or 1..1024', '256')
+    .option('--direction <op>', 'read, write or both', 'read')
+    .option('--seconds <n>', 'how long to measure each row', number, 1)
+    .option('--pool <size>', 'memory of each process, random blocks of which are moved; default 256MiB')
+    .option('--json <file>', 'write the rows as JSON')
+    .option('--plot <file>', 'write GB/s against block size as SVG')
+    .addOption(new Option('--role <role>').hideHelp())
+    .action((options: NixelbenchOptions) => nixelbench(options));
 }
 
 /** Runs a command line; returns the exit code. */

@@ -106,12 +106,12 @@ describe('agent over memory', () => {
     const tried: string[] = [];
     for (let length = 0; length < good.length; length += 3) tried.push(code(() => a.addPeer(good.subarray(0, length))));
     const json = (value: unknown) => new Uint8Array([...good.subarray(0, 4), ...new TextEncoder().encode(JSON.stringify(value))]);
-    const base = { name: 'x', incarnation: '1', segments: [], transports: {} };
+    const base = { name: 'x', incarnation: '1', revision: 0, isPartial: false, segments: [], transports: {} };
     for (const value of [null, [], 1, { ...base, name: '' }, { ...base, name: 'x\u0000' }, { ...base, segments: [{ id: -1 }] }, { ...base, segments: 5 }, { ...base, transports: { memory: 5 } }, { ...base, transports: { memory: { endpoint: {} } } }]) {
       tried.push(code(() => a.addPeer(json(value))));
     }
     expect(new Set(tried)).toEqual(new Set(['TRANSFER_METADATA_INVALID']));
-    expect(code(() => a.addPeer(json(JSON.parse('{"name":"x","incarnation":"1","segments":[],"transports":{"__proto__":{"endpoint":"y"}}}'))))).toBe('TRANSFER_PEER_UNREACHABLE');
+    expect(code(() => a.addPeer(json(JSON.parse('{"name":"x","incarnation":"1","revision":0,"isPartial":false,"segments":[],"transports":{"__proto__":{"endpoint":"y"}}}'))))).toBe('TRANSFER_PEER_UNREACHABLE');
     const newer = good.slice();
     newer[3] = 9;
     expect(code(() => a.addPeer(newer))).toBe('TRANSFER_METADATA_VERSION');
@@ -249,7 +249,7 @@ describe('agent over several transports', () => {
     await new Promise((resolve) => server.once('listening', resolve));
     const a = await make('a', [tcp()]);
     const here = a.register({ buffer: new ArrayBuffer(10) });
-    const facts = { name: 'mute', incarnation: '1', segments: [{ id: 1, kind: 'dram', lengthBytes: 10 }], transports: { tcp: { host: '127.0.0.1', port: (server.address() as { port: number }).port } } };
+    const facts = { name: 'mute', incarnation: '1', revision: 1, isPartial: false, segments: [{ id: 1, kind: 'dram', lengthBytes: 10, transports: {} }], transports: { tcp: { host: '127.0.0.1', port: (server.address() as { port: number }).port } } };
     a.addPeer(new Uint8Array([...a.metadata().subarray(0, 4), ...new TextEncoder().encode(JSON.stringify(facts))]));
     const handle = a.prepare({ op: 'read', peer: 'mute', local: row(here.id, 0, 10), remote: row(1, 0, 10) });
     expect(await new Promise((resolve) => a.post(handle, { deadlineMs: 30 }, resolve))).toBe(TransferStatus.TimedOut);

@@ -11,7 +11,16 @@ export class TransferCounters {
   descriptors = 0;
   notificationsSent = 0;
   notificationsReceived = 0;
+  /** Received while nobody listened and the inbox was full: the oldest went. */
+  notificationsDropped = 0;
+  /** Losses told by transports: one per path. */
   peersLost = 0;
+  /** Posts refused because too many transfers ran with the peer. */
+  overloaded = 0;
+  /** Attempts on another path after one had failed. */
+  fallbacks = 0;
+  /** Stale handles checked again before a post. */
+  rechecks = 0;
   /** Failed transfers by status. */
   readonly byStatus = new Map<TransferStatus, number>();
   /** Finished transfers and bytes by transport: shows which path ran. */

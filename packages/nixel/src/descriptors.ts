@@ -81,40 +81,61 @@ export function assertInside(columns: DescriptorColumns, side: string, lengthOf:
   }
 }
 
-const MAX_MERGED_BYTES = 0x4000_0000;
+const MAX_JOINED_BYTES = 0x4000_0000;
 
-/** Joins neighbouring rows that continue each other on both sides; drops empty ones. Fewer pieces, the same bytes. */
-export function mergeAdjacent(local: DescriptorColumns, remote: DescriptorColumns): { local: DescriptorColumns; remote: DescriptorColumns } {
-  const a = allocateDescriptors(local.count);
-  const b = allocateDescriptors(local.count);
-  let rows = 0;
-  for (let i = 0; i < local.count; i++) {
-    const length = local.lengths[i]!;
-    if (length === 0) continue;
-    const last = rows - 1;
-    const continues =
-      rows > 0 &&
-      a.segments[last] === local.segments[i] &&
-      b.segments[last] === remote.segments[i] &&
-      a.offsets[last]! + a.lengths[last]! === local.offsets[i] &&
-      b.offsets[last]! + b.lengths[last]! === remote.offsets[i] &&
-      a.lengths[last]! + length <= MAX_MERGED_BYTES;
-    if (continues) {
-      a.lengths[last] = b.lengths[last] = a.lengths[last]! + length;
-      continue;
-    }
-    a.segments[rows] = local.segments[i]!;
-    a.offsets[rows] = local.offsets[i]!;
-    b.segments[rows] = remote.segments[i]!;
-    b.offsets[rows] = remote.offsets[i]!;
-    a.lengths[rows] = b.lengths[rows] = length;
-    rows++;
-  }
-  return { local: head(a, rows), remote: head(b, rows) };
+/** Rows of one transfer, joined. */
+export interface JoinedRows {
+  readonly local: DescriptorColumns;
+  readonly remote: DescriptorColumns;
+  readonly bytes: number;
 }
 
-function head(columns: DescriptorColumns, count: number): DescriptorColumns {
-  return slice(columns, 0, count);
+/**
+ * Joins neighbouring rows that continue each other on both sides and drops empty ones, in place: the columns are the caller's own.
+ * Fewer pieces, the same bytes. Lengths are read from `local`; `remote.lengths` may be the same array.
+ */
+export function joinRows(local: DescriptorColumns, remote: DescriptorColumns): JoinedRows {
+  const { segments: sa, offsets: oa, lengths } = local;
+  const { segments: sb, offsets: ob } = remote;
+  const count = local.count;
+  let rows = 0;
+  let bytes = 0;
+  let endA = -1;
+  let endB = -1;
+  for (let i = 0; i < count; i++) {
+    const length = lengths[i]!;
+    if (length === 0) continue;
+    bytes += length;
+    const offsetA = oa[i]!;
+    const offsetB = ob[i]!;
+    const last = rows - 1;
+    if (offsetA === endA && offsetB === endB && sa[last] === sa[i] && sb[last] === sb[i] && lengths[last]! + length <= MAX_JOINED_BYTES) lengths[last] = lengths[last]! + length;
+    else {
+      if (rows !== i) {
+        sa[rows] = sa[i]!;
+        sb[rows] = sb[i]!;
+        oa[rows] = offsetA;
+        ob[rows] = offsetB;
+        lengths[rows] = length;
+      }
+      rows++;
+    }
+    endA = offsetA + length;
+    endB = offsetB + length;
+  }
+  if (rows === count && remote.lengths === lengths) return { local, remote, bytes };
+  const shared = lengths.subarray(0, rows);
+  return {
+    local: { count: rows, segments: sa.subarray(0, rows), offsets: oa.subarray(0, rows), lengths: shared },
+    remote: { count: rows, segments: sb.subarray(0, rows), offsets: ob.subarray(0, rows), lengths: shared },
+    bytes,
+  };
+}
+
+/** Own copies, so that the caller may reuse its columns. */
+export function copyDescriptors(columns: DescriptorColumns): DescriptorColumns {
+  const { count, segments, offsets, lengths } = columns;
+  return { count, segments: segments.slice(0, count), offsets: offsets.slice(0, count), lengths: lengths.slice(0, count) };
 }
 
 /** Rows `from` to `to` as views. */

@@ -37,12 +37,12 @@ export class GrantTable {
     return () => this.#keep(grant.peer, (this.#grants.get(grant.peer) ?? []).filter((other) => other !== grant));
   }
 
-  /** `Done` when allowed, else the status that the peer sees. */
-  check(peer: string, segment: number, offset: number, length: number, op: 'read' | 'write'): TransferStatus {
+  /** `Done` when allowed, else the status that the peer sees. Undefined: the agent itself, which may touch all of it. */
+  check(peer: string | undefined, segment: number, offset: number, length: number, op: 'read' | 'write'): TransferStatus {
     const entry = this.#segments.get(segment);
     if (entry === undefined) return TransferStatus.NotFound;
     if (!(offset >= 0 && length >= 0 && offset + length <= entry.lengthBytes)) return TransferStatus.InvalidDescriptor;
-    if (entry.access === 'peers' || (entry.access === 'peers-read' && op === 'read')) return TransferStatus.Done;
+    if (peer === undefined || entry.access === 'peers' || (entry.access === 'peers-read' && op === 'read')) return TransferStatus.Done;
     const grants = this.#grants.get(peer);
     if (grants !== undefined) {
       for (let i = 0; i < grants.length; i++) {

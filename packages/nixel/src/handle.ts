@@ -1,5 +1,6 @@
 import { TransferStatus } from '@armature/contracts';
-import type { Timer, TransferPlan, TransportEndpoint } from '@armature/contracts';
+import type { TransferPlan } from '@armature/contracts';
+import type { Path, Peer } from './peers.ts';
 
 export type TransferDone = (status: TransferStatus) => void;
 
@@ -12,35 +13,58 @@ export interface TransferHandle {
   readonly descriptors: number;
 }
 
-/** The agent's side of a handle. */
+/** The agent's side of a handle. Nodes of the runner's list of running transfers. */
 export class PreparedTransfer implements TransferHandle {
   readonly plan: TransferPlan;
   readonly descriptors: number;
   /** Given to the transport on every post: one closure per handle, none per post. */
   readonly ended: TransferDone;
   status: TransferStatus;
-  endpoint: TransportEndpoint | undefined;
-  transport: string;
+  /** Whom it was checked against, and when; see `Peer.epoch`, `SegmentTable.epoch`. */
+  target: Peer;
+  targetEpoch: number;
+  segmentEpoch: number;
+  /** Ways that can move it, as found when it was checked. */
+  paths: readonly Path[];
+  path: Path | undefined;
+  /** Bits of `paths` tried by this post. */
+  tried: number;
+  /** Counts calls of a transport's post: tells whether a token that comes back is still of the running one. */
+  attempt: number;
   token: number;
-  timer: Timer | undefined;
+  /** Counts posts: tells whether this one has ended while another began. */
+  posts: number;
+  /** Infinity until the transport has taken it. */
+  expiresAtMs: number;
+  /** What the transport's Canceled stands for: nothing was asked yet (0), Canceled, TimedOut, NotFound. */
+  endsAs: TransferStatus;
+  notification: Uint8Array | undefined;
   done: TransferDone | undefined;
-  hasTimedOut: boolean;
   isReleased: boolean;
-  notifies: boolean;
+  next: PreparedTransfer | undefined;
+  previous: PreparedTransfer | undefined;
 
-  constructor(plan: TransferPlan, count: number, ended: (transfer: PreparedTransfer, status: TransferStatus) => void) {
+  constructor(plan: TransferPlan, count: number, checked: { readonly target: Peer; readonly targetEpoch: number; readonly segmentEpoch: number; readonly paths: readonly Path[] }, ended: (transfer: PreparedTransfer, status: TransferStatus) => void) {
     this.plan = plan;
     this.descriptors = count;
     this.ended = (status) => ended(this, status);
     this.status = TransferStatus.NotPosted;
-    this.endpoint = undefined;
-    this.transport = '';
+    this.target = checked.target;
+    this.targetEpoch = checked.targetEpoch;
+    this.segmentEpoch = checked.segmentEpoch;
+    this.paths = checked.paths;
+    this.path = undefined;
+    this.tried = 0;
+    this.attempt = 0;
     this.token = 0;
-    this.timer = undefined;
+    this.posts = 0;
+    this.expiresAtMs = Infinity;
+    this.endsAs = TransferStatus.Done;
+    this.notification = undefined;
     this.done = undefined;
-    this.hasTimedOut = false;
     this.isReleased = false;
-    this.notifies = false;
+    this.next = undefined;
+    this.previous = undefined;
   }
 
   get op(): 'read' | 'write' {

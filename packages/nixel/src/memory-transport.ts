@@ -7,7 +7,7 @@ export interface MemoryTransportOptions {
   readonly clock: Clock;
   /**
    * `inline`: the copy happens inside post. `deferred`: copy and completion come with `clock.defer`, or after `delayMs` when given.
-   * Until then nothing has been copied.
+   * Until then nothing has been copied. Either way transfers over 4 MiB go on with `clock.defer`, 4 MiB a turn (about 0.5 ms).
    */
   readonly completion?: 'inline' | 'deferred';
   /** Duration of a transfer with deferred completion; for simulated links. */
@@ -36,11 +36,17 @@ export class MemoryTransport implements TransferTransport {
   }
 }
 
+/** A transfer that is not over when its post returns, and how far it is. */
 interface Running {
   readonly plan: TransferPlan;
   readonly notification: Uint8Array | undefined;
   readonly done: (status: TransferStatus) => void;
+  /** Next byte to copy: row, and offset in it. */
+  row: number;
+  offset: number;
 }
+
+const TURN_BYTES = 4 << 20;
 
 class MemoryEndpoint implements TransportEndpoint {
   readonly host: TransportHost;
@@ -83,15 +89,20 @@ class MemoryEndpoint implements TransportEndpoint {
   }
 
   post(plan: TransferPlan, notification: Uint8Array | undefined, done: (status: TransferStatus) => void): number {
-    if (this.#options.completion !== 'deferred') {
-      done(this.#execute(plan, notification));
+    const { completion, clock, delayMs } = this.#options;
+    const isInline = completion !== 'deferred';
+    if (isInline && plan.bytes <= TURN_BYTES) {
+      const refused = this.#refusal(plan);
+      if (refused === TransferStatus.Done) this.#copy(plan, 0, 0, plan.bytes);
+      if (refused === TransferStatus.Done && notification !== undefined) this.#deliver(this.#peer(plan.peer)!, notification);
+      done(refused);
       return 0;
     }
     const token = this.#nextToken++;
-    this.#running.set(token, { plan, notification, done });
-    const { clock, delayMs } = this.#options;
-    if (delayMs === undefined) clock.defer(() => this.#complete(token));
-    else clock.setTimer(delayMs(plan.bytes, plan.local.count), () => this.#complete(token));
+    this.#running.set(token, { plan, notification, done, row: 0, offset: 0 });
+    if (isInline) this.#turn(token, true);
+    else if (delayMs === undefined) clock.defer(() => this.#turn(token, true));
+    else clock.setTimer(delayMs(plan.bytes, plan.local.count), () => this.#turn(token, true));
     return token;
   }
 
@@ -132,11 +143,25 @@ class MemoryEndpoint implements TransportEndpoint {
     return id === undefined || this.#isClosed ? undefined : this.#all.get(id);
   }
 
-  #complete(token: number): void {
+  /** Copies for one turn of the event loop; checks again what may have changed since the last one. */
+  #turn(token: number, isFirst: boolean): void {
     const running = this.#running.get(token);
     if (running === undefined) return;
-    this.#running.delete(token);
-    running.done(this.#execute(running.plan, running.notification));
+    const { plan, notification } = running;
+    const refused = isFirst ? this.#refusal(plan) : this.#missing(plan);
+    if (refused !== TransferStatus.Done) {
+      this.#end(token, refused);
+      return;
+    }
+    const { row, offset } = this.#copy(plan, running.row, running.offset, TURN_BYTES);
+    if (row < plan.local.count) {
+      running.row = row;
+      running.offset = offset;
+      this.#options.clock.defer(() => this.#turn(token, false));
+      return;
+    }
+    if (notification !== undefined) this.#deliver(this.#peer(plan.peer)!, notification);
+    this.#end(token, TransferStatus.Done);
   }
 
   #end(token: number, status: TransferStatus): void {
@@ -146,20 +171,10 @@ class MemoryEndpoint implements TransportEndpoint {
     running.done(status);
   }
 
-  #execute(plan: TransferPlan, notification: Uint8Array | undefined): TransferStatus {
+  /** Every descriptor is checked before the first byte moves. */
+  #refusal(plan: TransferPlan): TransferStatus {
     const other = this.#peer(plan.peer);
     if (other === undefined) return this.#peers.has(plan.peer) ? TransferStatus.RemoteDisconnected : TransferStatus.NotFound;
-    const refused = this.#refusal(plan, other);
-    if (refused !== TransferStatus.Done) return refused;
-    const startMs = this.#options.clock.nowMs();
-    this.#copy(plan, other);
-    this.#estimate.observe(plan.bytes, (this.#options.clock.nowMs() - startMs) * 1000);
-    if (notification !== undefined) this.#deliver(other, notification);
-    return TransferStatus.Done;
-  }
-
-  /** Every descriptor is checked before the first byte moves. */
-  #refusal(plan: TransferPlan, other: MemoryEndpoint): TransferStatus {
     const { local, remote } = plan;
     if (local.count !== remote.count) return TransferStatus.InvalidDescriptor;
     for (let i = 0; i < local.count; i++) {
@@ -169,22 +184,46 @@ class MemoryEndpoint implements TransportEndpoint {
       if (length !== remote.lengths[i] || length < 0 || local.offsets[i]! < 0 || local.offsets[i]! + length > segment.lengthBytes) return TransferStatus.InvalidDescriptor;
       const allowed = other.host.allows(this.host.agentName, remote.segments[i]!, remote.offsets[i]!, length, plan.op);
       if (allowed !== TransferStatus.Done) return allowed;
+      if (segment.kind !== 'dram' || other.host.segment(remote.segments[i]!)?.kind !== 'dram') return TransferStatus.NotSupported;
     }
     return TransferStatus.Done;
   }
 
-  #copy(plan: TransferPlan, other: MemoryEndpoint): void {
+  /** Whether both sides still have their memory. */
+  #missing(plan: TransferPlan): TransferStatus {
+    const other = this.#peer(plan.peer);
+    if (other === undefined) return TransferStatus.RemoteDisconnected;
+    for (let i = 0; i < plan.local.count; i++) {
+      if (this.host.segment(plan.local.segments[i]!) === undefined || other.host.segment(plan.remote.segments[i]!) === undefined) return TransferStatus.NotFound;
+    }
+    return TransferStatus.Done;
+  }
+
+  /** At most `limit` bytes from the given row and offset; returns where it stopped. Call after a check: nothing is looked at twice. */
+  #copy(plan: TransferPlan, row: number, offset: number, limit: number): { row: number; offset: number } {
+    const other = this.#peer(plan.peer)!;
     const isRead = plan.op === 'read';
     const { local, remote } = plan;
-    const tap = this.#options.tap;
-    for (let i = 0; i < local.count; i++) {
-      const length = local.lengths[i]!;
-      const here = this.host.segment(local.segments[i]!)!.bytes.subarray(local.offsets[i]!, local.offsets[i]! + length);
-      const there = other.host.segment(remote.segments[i]!)!.bytes.subarray(remote.offsets[i]!, remote.offsets[i]! + length);
+    const { clock, tap } = this.#options;
+    const startMs = clock.nowMs();
+    let left = limit;
+    while (row < local.count) {
+      const length = Math.min(local.lengths[row]! - offset, left);
+      const from = local.offsets[row]! + offset;
+      const fromThere = remote.offsets[row]! + offset;
+      const here = this.host.segment(local.segments[row]!)!.bytes.subarray(from, from + length);
+      const there = other.host.segment(remote.segments[row]!)!.bytes.subarray(fromThere, fromThere + length);
       const target = isRead ? here : there;
       target.set(isRead ? there : here);
       tap?.(target);
+      left -= length;
+      offset += length;
+      if (offset < local.lengths[row]!) break;
+      row++;
+      offset = 0;
     }
+    this.#estimate.observe(limit - left, (clock.nowMs() - startMs) * 1000);
+    return { row, offset };
   }
 
   #deliver(other: MemoryEndpoint, payload: Uint8Array): void {

@@ -1,46 +1,13 @@
 // @hot
 import { U64Map } from '@armature/tokens';
+import { TIER_COUNT, Tier } from './overlap.ts';
+import type { OverlapColumns } from './overlap.ts';
+
+export { OverlapColumns, TIER_COUNT, Tier } from './overlap.ts';
 
 const CHUNK_BITS = 12;
 const CHUNK_ROWS = 1 << CHUNK_BITS;
 const CHUNK_MASK = CHUNK_ROWS - 1;
-
-/** Tiers in order of preference: a block counts for the first one that holds it. */
-export const TIER_COUNT = 4;
-export const Tier = { Device: 0, Host: 1, Disk: 2, Object: 3 } as const;
-
-/** Result of `findOverlap`, by worker slot. Owned and reused by the caller. */
-export class OverlapColumns {
-  /** Leading blocks of the query held without a hole, whatever the tier. */
-  total: Int32Array;
-  /** Of `total`: blocks whose best tier is host, disk, object. The rest is on the device. */
-  host: Int32Array;
-  disk: Int32Array;
-  object: Int32Array;
-
-  constructor(slots = 32) {
-    this.total = new Int32Array(slots);
-    this.host = new Int32Array(slots);
-    this.disk = new Int32Array(slots);
-    this.object = new Int32Array(slots);
-  }
-
-  /** Zeroes the columns and makes room for slots below `slots`. */
-  reset(slots: number): void {
-    if (slots > this.total.length) {
-      const capacity = Math.max(slots, this.total.length * 2);
-      this.total = new Int32Array(capacity);
-      this.host = new Int32Array(capacity);
-      this.disk = new Int32Array(capacity);
-      this.object = new Int32Array(capacity);
-      return;
-    }
-    this.total.fill(0);
-    this.host.fill(0);
-    this.disk.fill(0);
-    this.object.fill(0);
-  }
-}
 
 /**
  * For each block (64-bit sequence hash) the set of worker slots that hold it, per tier. One map entry and one row of

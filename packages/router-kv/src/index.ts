@@ -2,7 +2,7 @@ import { kv, kvCost, leastLoaded, powerOfTwo, random, requiredTaints, roundRobin
 
 export { ActiveBlocks } from './active-blocks.ts';
 export type { ActiveBlocksOptions } from './active-blocks.ts';
-export { OverlapColumns } from './block-sets.ts';
+export { OverlapColumns } from './overlap.ts';
 export { kvPolicyDefaults } from './config.ts';
 export type { KvPolicyConfig } from './config.ts';
 export { KvIndex } from './kv-index.ts';
@@ -12,6 +12,9 @@ export type { RecordedDecision, Rescored } from './rescore.ts';
 export { kvPolicySchema } from './config.ts';
 export { PipelinePolicy } from './pipeline/pipeline-policy.ts';
 export type { PipelineOptions, WeightedScorer } from './pipeline/pipeline-policy.ts';
+export { RecentShares } from './load/recent-shares.ts';
+export { ExpectedWorkScorer, expectedWorkDefaults } from './scorers/expected-work.ts';
+export type { ExpectedWorkWeights, ShareColumn } from './scorers/expected-work.ts';
 export { KvCostScorer, kvCostDefaults } from './scorers/kv-cost.ts';
 export type { KvCostWeights } from './scorers/kv-cost.ts';
 export { LeastLoadedPolicy, PowerOfTwoPolicy, RandomPolicy, RoundRobinPolicy } from './simple-policies.ts';

@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest';
 import type { KvEvent, KvTier } from '@armature/contracts';
 import { chainHashes, removedEvent, storedEvent } from '@armature/contracts/testing/routing-fixtures';
-import { OverlapColumns } from './block-sets.ts';
 import { collections, seeded } from './fixtures.test.support.ts';
 import { KvIndex } from './kv-index.ts';
+import { OverlapColumns } from './overlap.ts';
 
 const tiers: readonly KvTier[] = ['device', 'host', 'disk', 'object'];
 type Held = Map<string, Set<number>>;
@@ -200,4 +200,75 @@ test('queries of any size do not allocate', async () => {
   expect(allocating).toBeGreaterThanOrEqual(3);
   expect(quiet).toBeLessThan(3);
   expect(out.total[63]).toBe(512);
+});
+
+test('malformed events change nothing, are counted, and leave the stream as it was', () => {
+  const index = new KvIndex();
+  index.joined(0);
+  index.apply(0, storedEvent(1, chainHashes(1, 8)));
+  const good = { type: 'stored', eventId: 2, parent: new Int32Array(0), sequenceHashes: chainHashes(2, 4), tier: 'device' };
+  const malformed: unknown[] = [
+    null,
+    undefined,
+    'stored',
+    7,
+    {},
+    { ...good, type: 'evicted' },
+    { ...good, tier: 'tape' },
+    { ...good, eventId: -1 },
+    { ...good, eventId: 2.5 },
+    { ...good, eventId: Number.NaN },
+    { ...good, eventId: 2 ** 60 },
+    { ...good, eventId: '2' },
+    { ...good, sequenceHashes: chainHashes(2, 4).subarray(0, 7) },
+    { ...good, sequenceHashes: [1, 2] },
+    { ...good, sequenceHashes: ['a', 'b'] },
+    { ...good, sequenceHashes: new Float64Array([2 ** 70, -1]) },
+    { ...good, sequenceHashes: new BigInt64Array(2) },
+    { ...good, sequenceHashes: undefined },
+    { ...good, parent: undefined },
+    { ...good, parent: new Int32Array(3) },
+    { type: 'removed', eventId: 2, sequenceHashes: 'all', tier: 'device' },
+    { type: 'cleared', eventId: -2 },
+  ];
+  for (const event of malformed) expect(index.apply(0, event as KvEvent)).toBe(true);
+  expect([index.malformedEvents, index.size, index.held(0)]).toEqual([malformed.length, 8, 8]);
+  expect(index.apply(0, good as KvEvent)).toBe(true);
+  expect(index.held(0)).toBe(12);
+  index.restore(0, [...(malformed as KvEvent[]), good as KvEvent], 9);
+  expect([index.held(0), index.malformedEvents]).toEqual([4, malformed.length * 2]);
+  expect(index.apply(0, storedEvent(10, chainHashes(3, 1)))).toBe(true);
+});
+
+test('slots that never joined, and impossible ones, are ignored', () => {
+  const index = new KvIndex();
+  for (const slot of [-1, 0, 5, 1e9, 0.5, Number.NaN]) {
+    expect(index.apply(slot, storedEvent(1, chainHashes(1, 3)))).toBe(true);
+    index.left(slot);
+    index.restore(slot, [storedEvent(1, chainHashes(1, 3))], 1);
+    expect(index.held(slot)).toBe(0);
+  }
+  expect(index.size).toBe(0);
+});
+
+test('registered capacity sizes the index ahead: a hint that changes no answer', () => {
+  const index = new KvIndex();
+  const out = new OverlapColumns();
+  for (const [slot, blocks] of [[0, 200_000], [1, Number.NaN], [2, -5], [3, 100_000]] as const) index.joined(slot, blocks);
+  const positions = (): number => index.stats().entries / index.stats().fill;
+  index.apply(0, storedEvent(1, chainHashes(1, 100)));
+  expect(positions()).toBeGreaterThan(300_000);
+  index.apply(3, storedEvent(1, chainHashes(1, 60)));
+  index.findOverlap(chainHashes(1, 100), 100, out);
+  expect([out.total[0], out.total[3]]).toEqual([100, 60]);
+});
+
+test('a query may begin anywhere in a column of many chains', () => {
+  const index = new KvIndex();
+  const out = new OverlapColumns();
+  index.joined(0);
+  index.apply(0, storedEvent(1, chainHashes(1, 9)));
+  const queries = new Int32Array([...chainHashes(7, 5), ...chainHashes(1, 12), ...chainHashes(8, 5)]);
+  index.findOverlap(queries, 12, out, 5);
+  expect([out.count, out.total[0]]).toEqual([1, 9]);
 });

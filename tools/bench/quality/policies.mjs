@@ -1,8 +1,14 @@
-import { KvPolicy, LeastLoadedPolicy, PowerOfTwoPolicy, RandomPolicy, RoundRobinPolicy, kvPolicyDefaults } from '@armature/router-kv';
+import { KvPolicy, LeastLoadedPolicy, PowerOfTwoPolicy, RandomPolicy, RoundRobinPolicy, expectedWorkDefaults, kvPolicyDefaults } from '@armature/router-kv';
+import { ExpectedWorkPolicy } from './work-policy.mjs';
+
+/** Policies that know nothing of caches: what a KV-aware one must not lose to. */
+export const simplePolicies = ['round-robin', 'random', 'least-loaded', 'power-of-two'];
 
 /** The policies compared, by name: context => RouterPolicy. */
 export const policies = {
-  kv: (context) => new KvPolicy(kvPolicyDefaults, context),
+  'expected-work': (context) => new ExpectedWorkPolicy(expectedWorkDefaults, context.clock),
+  /** Dynamo 1.6.1's cost with its defaults. */
+  'kv-cost': (context) => new KvPolicy(kvPolicyDefaults, context),
   'round-robin': () => new RoundRobinPolicy(),
   random: (context) => new RandomPolicy(context.random),
   'least-loaded': () => new LeastLoadedPolicy(),

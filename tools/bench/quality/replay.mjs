@@ -61,6 +61,7 @@ class World {
     this.outcomes = [];
     this.perWorker = [];
     this.next = 0;
+    this.lastSubmitMs = 0;
   }
 
   async start() {
@@ -111,6 +112,7 @@ class World {
     const { router, clock } = this;
     const { tokenIds, hashes } = promptOf(row, blockSize);
     const startedAtMs = clock.nowMs();
+    this.lastSubmitMs = startedAtMs;
     const id = `r${number}`;
     const query = { id, hop: 'aggregated', role: 'both', promptTokens: row.promptTokens, sequenceHashes: hashes, blockSize, creditsOverlap: true, overrides: {}, excluded: [], startedAtMs };
     const route = router.route(query);
@@ -147,7 +149,7 @@ class World {
 
   report(wallSeconds) {
     const { trace } = this.options;
-    const { outcomes, perWorker, engines, clock } = this;
+    const { outcomes, perWorker, engines } = this;
     if (outcomes.length !== trace.rows.length || outcomes.some((outcome) => Number.isNaN(outcome.endMs))) fail('not every request ended', { ended: outcomes.length });
     let cached = 0;
     let error = 0;
@@ -176,7 +178,8 @@ class World {
       idle: perWorker.filter((count) => count === 0).length,
       preemptions: engines.reduce((sum, engine) => sum + engine.load().preemptions, 0),
       overlapErrorBlocks: error / outcomes.length,
-      requestsPerSecond: (outcomes.length / clock.nowMs()) * 1000,
+      /** Of a closed loop: until the last request is sent, so that stragglers do not count. */
+      requestsPerSecond: ((outcomes.length - (this.options.concurrency ?? 0)) / this.lastSubmitMs) * 1000,
       perWorker,
       wallSeconds,
     };

@@ -1,11 +1,23 @@
 import net from 'node:net';
 import { TransferStatus } from '@armature/contracts';
 import type { Clock, Logger, Timer, TransferPeer, TransportHost } from '@armature/contracts';
-import { CHUNK_BYTES, frameInvalid, FrameReader, FrameType, header, MAX_HANDSHAKE_BYTES } from './frames.ts';
-import type { FrameHandler } from './frames.ts';
+import { connectTls } from './tls.ts';
+import type { TlsMaterial } from './tls.ts';
+import { CHUNK_BYTES, frameInvalid, FrameType, MAX_HANDSHAKE_BYTES } from './frames.ts';
+import { FrameSender } from './frame-sender.ts';
 import { ListCursor } from './cursor.ts';
 import { encodeHello, helloProof, NONCE_BYTES, proves, welcomeProof } from './handshake.ts';
+import { Landing, TURN_BYTES } from './landing.ts';
+import type { LandingHandler } from './landing.ts';
 import type { PlanPart } from './parts.ts';
+import { descriptorOf, vectorIo } from './vector-io.ts';
+
+/** For tests, benchmarks and logs; only grow. */
+export interface LinkCounters {
+  /** Payload received straight into its place, and through a copy. */
+  directBytes: number;
+  copiedBytes: number;
+}
 
 /** Limits and secrets of both link kinds. */
 export interface LinkSettings {
@@ -15,6 +27,9 @@ export interface LinkSettings {
   readonly connectTimeoutMs: number;
   readonly cancelGraceMs: number;
   readonly randomBytes: (length: number) => Buffer;
+  readonly tls?: TlsMaterial | undefined;
+  /** Counts what the links of an endpoint did. */
+  readonly counters?: LinkCounters | undefined;
 }
 
 /** One part of a transfer on one connection. */
@@ -36,15 +51,14 @@ class Request {
   }
 }
 
-const SCRATCH_BYTES = 64 << 10;
-/** Shorter runs are read through the scratch: one read call per tiny piece costs more than a copy. */
-const DIRECT_BYTES = 4096;
+/** After this much silence the kernel asks whether the other host is there. */
+export const KEEP_ALIVE_MS = 30_000;
 const MAX_REQUESTS = 4096;
 const MAX_QUEUED_BYTES = 16 << 20;
 const MAX_WAITING_NOTIFICATIONS = 1024;
 
 /** The initiator's end of one connection: authenticates, sends requests, lands what comes straight in local memory. */
-export class ClientLink implements FrameHandler {
+export class ClientLink implements LandingHandler {
   readonly #host: TransportHost;
   readonly #peer: TransferPeer;
   readonly #settings: LinkSettings;
@@ -52,8 +66,8 @@ export class ClientLink implements FrameHandler {
   readonly #socket: net.Socket;
   /** Resolves when the socket is closed and every request has ended. */
   readonly closed: Promise<void>;
-  readonly #reader = new FrameReader(this);
-  readonly #scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
+  readonly #landing: Landing;
+  readonly #sender: FrameSender;
   readonly #requests = new Map<number, Request>();
   /** Writes with data still to send, in order. */
   readonly #sending: Request[] = [];
@@ -66,9 +80,7 @@ export class ClientLink implements FrameHandler {
   #nextId = 1;
   #hasWrapped = false;
   #current: Request | undefined = undefined;
-  /** Request whose memory the next read may fill; the buffer was given to the socket already. */
-  #armed: Request | undefined = undefined;
-  #endWhenDisarmed: Request | undefined = undefined;
+  #pumpsLater = false;
   #connectTimer: Timer | undefined;
 
   constructor(host: TransportHost, peer: TransferPeer, settings: LinkSettings, onClosed: (wasReady: boolean) => void) {
@@ -78,14 +90,14 @@ export class ClientLink implements FrameHandler {
     this.#onClosed = onClosed;
     this.#nonce = settings.randomBytes(NONCE_BYTES);
     this.#connectTimer = settings.clock.setTimer(settings.connectTimeoutMs, () => this.#socket.destroy());
-    this.#socket = net.connect({
-      host: String(peer.metadata['host']),
-      port: Number(peer.metadata['port']),
-      noDelay: true,
-      onread: { buffer: () => this.#nextBuffer(), callback: (length, buffer) => this.#received(length, buffer as Buffer) },
-    });
-    this.#socket.on('error', (error) => settings.log.debug('transfer connection failed', { peer: peer.name, error: error.message }));
-    this.#socket.on('drain', () => this.#pump());
+    const io = settings.tls === undefined ? vectorIo() : undefined;
+    this.#landing = new Landing(this, io);
+    const onread = { buffer: this.#landing.nextBuffer, callback: (length: number) => this.#received(length) };
+    const address = { host: String(peer.metadata['host']), port: Number(peer.metadata['port']) };
+    this.#socket = settings.tls === undefined ? net.connect({ ...address, noDelay: true, onread }) : connectTls(address, settings.tls, (chunk) => this.#chunk(chunk));
+    this.#sender = new FrameSender(this.#socket, io, () => this.#pump());
+    this.#socket.setKeepAlive(true, KEEP_ALIVE_MS);
+    this.#socket.on('error', (error) => this.#failed(error));
     this.#socket.on('end', () => this.#socket.destroy());
     this.closed = new Promise((resolve) => {
       this.#socket.on('close', () => {
@@ -118,7 +130,7 @@ export class ClientLink implements FrameHandler {
   /** Takes over `payload`. Waits for the connection, in a bounded queue. */
   notify(payload: Uint8Array): boolean {
     if (this.#state === 'ready' && this.#socket.writableLength <= MAX_QUEUED_BYTES) {
-      this.#send(FrameType.Notify, 0, 0, payload);
+      this.#sender.send(FrameType.Notify, 0, 0, payload);
       return true;
     }
     if (this.#state !== 'connecting' || this.#notifications.length >= MAX_WAITING_NOTIFICATIONS) return false;
@@ -136,21 +148,19 @@ export class ClientLink implements FrameHandler {
     request.state = 'canceling';
     const sending = this.#sending.indexOf(request);
     if (sending >= 0) this.#sending.splice(sending, 1);
-    this.#send(FrameType.Cancel, id, 0);
+    this.#sender.send(FrameType.Cancel, id, 0);
+    // From here on its payload is dropped: nothing else holds the memory.
     if (request.part.op === 'read') {
-      if (this.#current === request) this.#current = undefined;
-      if (this.#armed !== request) {
-        this.#finish(request, TransferStatus.Canceled);
-        return;
-      }
-      this.#endWhenDisarmed = request;
+      this.#finish(request, TransferStatus.Canceled);
+      return;
     }
     this.#graces.set(id, this.#settings.clock.setTimer(this.#settings.cancelGraceMs, () => this.destroy()));
   }
 
   /** Cuts the connection; every request ends once the socket is closed. */
   destroy(): void {
-    if (this.#socket.connecting) this.#socket.destroy();
+    // TLS has no reset.
+    if (this.#socket.connecting || this.#settings.tls !== undefined) this.#socket.destroy();
     else this.#socket.resetAndDestroy();
   }
 
@@ -182,50 +192,54 @@ export class ClientLink implements FrameHandler {
     if (!request.cursor.scatter(bytes)) throw frameInvalid('data for memory that is gone');
   }
 
-  #nextBuffer(): Buffer {
-    this.#armed = undefined;
-    const request = this.#current;
-    const left = this.#reader.dataLeft;
-    if (request !== undefined && left >= DIRECT_BYTES) {
-      const run = request.cursor.run(left);
-      if (run !== undefined && run.length >= DIRECT_BYTES) {
-        this.#armed = request;
-        return run;
-      }
-    }
-    return this.#scratch;
+  target(): ListCursor | undefined {
+    return this.#current?.cursor;
   }
 
-  #received(length: number, buffer: Buffer): boolean {
+  #received(length: number): boolean {
+    const goesOn = this.#guarded(() => this.#landing.received(length, descriptorOf(this.#socket)));
+    if (goesOn) return true;
+    setImmediate(() => this.#socket.resume());
+    return false;
+  }
+
+  #chunk(chunk: Buffer): void {
+    this.#guarded(() => (this.#landing.push(chunk), true));
+  }
+
+  #guarded(receive: () => boolean): boolean {
+    const { directBytes, copiedBytes } = this.#landing;
     try {
-      if (this.#armed !== undefined) {
-        this.#reader.landed(length);
-        this.#armed.cursor.advance(length);
-        this.#armed = undefined;
-        this.#disarmed();
-      } else this.#reader.push(buffer.subarray(0, length));
+      const goesOn = receive();
       this.#pump();
+      return goesOn;
     } catch (error) {
       this.#settings.log.warn('transfer connection closed', { peer: this.#peer.name, error: String(error) });
       this.#socket.destroy();
+      return true;
+    } finally {
+      const { counters } = this.#settings;
+      if (counters !== undefined) {
+        counters.directBytes += this.#landing.directBytes - directBytes;
+        counters.copiedBytes += this.#landing.copiedBytes - copiedBytes;
+      }
     }
-    return true;
+  }
+
+  #failed(error: Error): void {
+    const code = this.#settings.tls?.codeOf(error);
+    if (code === undefined) this.#settings.log.debug('transfer connection failed', { peer: this.#peer.name, error: error.message });
+    else this.#settings.log.warn('transfer connection refused', { peer: this.#peer.name, code, reason: error.message });
   }
 
   #wasGivenOut(id: number): boolean {
     return id < this.#nextId || this.#hasWrapped;
   }
 
-  #disarmed(): void {
-    const request = this.#endWhenDisarmed;
-    this.#endWhenDisarmed = undefined;
-    if (request !== undefined) this.#finish(request, TransferStatus.Canceled);
-  }
-
   #answer(challenge: Buffer): void {
     this.#challenge = Buffer.from(challenge);
     const hello = { nonce: this.#nonce, name: this.#host.agentName, incarnation: this.#host.incarnation, peerIncarnation: this.#peer.incarnation };
-    this.#send(FrameType.Hello, 0, 0, encodeHello({ ...hello, proof: helloProof(this.#settings.token, this.#challenge, hello) }));
+    this.#sender.send(FrameType.Hello, 0, 0, encodeHello({ ...hello, proof: helloProof(this.#settings.token, this.#challenge, hello) }));
   }
 
   #welcome(body: Buffer): void {
@@ -233,14 +247,14 @@ export class ClientLink implements FrameHandler {
     this.#state = 'ready';
     this.#clearConnectTimer();
     for (const request of [...this.#requests.values()]) this.#begin(request);
-    for (const payload of this.#notifications.splice(0)) this.#send(FrameType.Notify, 0, 0, payload);
+    for (const payload of this.#notifications.splice(0)) this.#sender.send(FrameType.Notify, 0, 0, payload);
   }
 
   #begin(request: Request): void {
     request.state = 'sent';
-    if (request.part.op === 'read') this.#send(FrameType.Read, request.id, 0, request.part.table);
+    if (request.part.op === 'read') this.#sender.send(FrameType.Read, request.id, 0, request.part.table);
     else {
-      this.#send(FrameType.Write, request.id, 0, request.part.table);
+      this.#sender.send(FrameType.Write, request.id, 0, request.part.table);
       this.#sending.push(request);
       this.#pump();
     }
@@ -252,40 +266,46 @@ export class ClientLink implements FrameHandler {
       if (!this.#wasGivenOut(id)) throw frameInvalid('an end that was not asked for');
       return;
     }
-    if (request === this.#endWhenDisarmed) return;
     const isShort = value === TransferStatus.Done && request.cursor.left > 0;
     if (value > 0 || value < -12 || (isShort && request.state === 'sent')) throw frameInvalid(`an end with status ${value} too early`);
     this.#finish(request, isShort ? TransferStatus.Canceled : (value as TransferStatus));
   }
 
-  /** Sends data of writes until the socket has enough. */
+  /** Sends data of writes until the socket has enough, a turn's worth at a time. */
   #pump(): void {
-    const socket = this.#socket;
-    while (this.#state === 'ready' && this.#sending.length > 0 && !socket.writableNeedDrain) {
-      const request = this.#sending[0]!;
-      const bytes = Math.min(request.cursor.left, CHUNK_BYTES);
-      if (bytes > 0) {
-        const views = request.cursor.gather(bytes);
-        if (views === undefined) {
-          this.#abandon(request);
-          continue;
-        }
-        socket.cork();
-        socket.write(header(FrameType.Data, request.id, 0, bytes));
-        for (let i = 0; i < views.length; i++) socket.write(views[i]!);
-        socket.uncork();
+    let turnBytes = 0;
+    while (this.#state === 'ready' && this.#sending.length > 0 && this.#sender.hasRoom && !this.#socket.destroyed) {
+      if (turnBytes >= TURN_BYTES) {
+        this.#pumpLater();
+        return;
       }
+      const request = this.#sending[0]!;
+      const before = request.cursor.left;
+      if (before > 0 && !this.#sender.data(request.id, request.cursor, TURN_BYTES)) {
+        this.#abandon(request);
+        continue;
+      }
+      turnBytes += before - request.cursor.left;
       if (request.cursor.left === 0) {
         this.#sending.shift();
-        this.#send(FrameType.Commit, request.id, request.notification === undefined ? 0 : 1, request.notification);
+        this.#sender.send(FrameType.Commit, request.id, request.notification === undefined ? 0 : 1, request.notification);
       }
     }
+  }
+
+  #pumpLater(): void {
+    if (this.#pumpsLater) return;
+    this.#pumpsLater = true;
+    setImmediate(() => {
+      this.#pumpsLater = false;
+      this.#pump();
+    });
   }
 
   /** Local memory of a write is gone: a caller's error that the agent prevents. */
   #abandon(request: Request): void {
     this.#sending.shift();
-    this.#send(FrameType.Cancel, request.id, 0);
+    this.#sender.send(FrameType.Cancel, request.id, 0);
     this.#finish(request, TransferStatus.NotFound);
   }
 
@@ -302,23 +322,10 @@ export class ClientLink implements FrameHandler {
     request.done(status);
   }
 
-  #send(type: number, id: number, value: number, body?: Uint8Array): void {
-    const socket = this.#socket;
-    if (body === undefined || body.length === 0) {
-      socket.write(header(type, id, value, 0));
-      return;
-    }
-    socket.cork();
-    socket.write(header(type, id, value, body.length));
-    socket.write(body);
-    socket.uncork();
-  }
-
   #close(): void {
     const wasReady = this.#state === 'ready';
     this.#state = 'closed';
     this.#clearConnectTimer();
-    this.#endWhenDisarmed = undefined;
     for (const request of [...this.#requests.values()]) this.#finish(request, request.state === 'canceling' ? TransferStatus.Canceled : TransferStatus.RemoteDisconnected);
     this.#onClosed(wasReady);
   }

@@ -1,4 +1,6 @@
 import type { DescriptorColumns, TransferSegment } from '@armature/contracts';
+import { MAX_VECTORS } from './vector-io.ts';
+import type { VectorIo, VectorTable } from './vector-io.ts';
 
 type SegmentLookup = (id: number) => TransferSegment | undefined;
 
@@ -41,6 +43,49 @@ export class ListCursor {
   advance(bytes: number): void {
     this.#within += bytes;
     this.left -= bytes;
+  }
+
+  /** `bytes` of the next pieces are done. */
+  skip(bytes: number): void {
+    const { lengths } = this.#columns;
+    this.left -= bytes;
+    let left = bytes;
+    while (left > 0) {
+      const rest = lengths[this.#row]! - this.#within;
+      if (left < rest) {
+        this.#within += left;
+        return;
+      }
+      left -= rest;
+      this.#row++;
+      this.#within = 0;
+    }
+  }
+
+  /** Adds the next pieces to `table`, up to `limit` bytes, without walking on. False: a segment is gone. */
+  vectors(table: VectorTable, limit: number, io: VectorIo): boolean {
+    const { lengths, offsets, segments, count } = this.#columns;
+    let row = this.#row;
+    let within = this.#within;
+    let left = Math.min(limit, this.left);
+    let known = -1;
+    let base = 0;
+    while (left > 0 && row < count && table.count < MAX_VECTORS - 1) {
+      const length = Math.min(left, lengths[row]! - within);
+      if (length > 0) {
+        if (segments[row] !== known) {
+          const segment = this.#segment(segments[row]!);
+          if (segment === undefined) return false;
+          known = segments[row]!;
+          base = io.addressOf(segment.bytes);
+        }
+        table.add(base + offsets[row]! + within, length);
+        left -= length;
+      }
+      row++;
+      within = 0;
+    }
+    return true;
   }
 
   /** Copies `source` to the next bytes. False: a segment is gone. */

@@ -39,13 +39,19 @@ export const MAX_HANDSHAKE_BYTES = 4096;
 const ROW_BYTES = 16;
 
 export function header(type: number, request: number, value: number, bodyBytes: number): Buffer {
-  const bytes = Buffer.alloc(HEADER_BYTES);
-  bytes.writeUInt32LE(MAGIC, 0);
-  bytes[4] = type;
-  bytes.writeUInt32LE(request, 8);
-  bytes.writeInt32LE(value, 12);
-  bytes.writeUInt32LE(bodyBytes, 16);
+  const bytes = Buffer.allocUnsafe(HEADER_BYTES);
+  writeHeader(bytes, { at: 0, type, id: request, value, bodyBytes });
   return bytes;
+}
+
+/** A header at `at` of `target`. */
+export function writeHeader(target: Buffer, { at, type, id, value, bodyBytes }: { at: number; type: number; id: number; value: number; bodyBytes: number }): void {
+  target.writeUInt32LE(MAGIC, at);
+  target.writeUInt32LE(type, at + 4);
+  target.writeUInt32LE(id, at + 8);
+  target.writeInt32LE(value, at + 12);
+  target.writeUInt32LE(bodyBytes, at + 16);
+  target.writeUInt32LE(0, at + 20);
 }
 
 /** Rows of 16 bytes: u32 segment, u32 length, u64 offset. */
@@ -105,6 +111,8 @@ export class FrameReader {
   #body: Buffer = EMPTY;
   #bodyBytes = 0;
   #dataLeft = 0;
+  /** Payload handed to `data`; only grows. */
+  payloadBytes = 0;
 
   constructor(handler: FrameHandler) {
     this.#handler = handler;
@@ -126,6 +134,7 @@ export class FrameReader {
       if (this.#dataLeft > 0) {
         const take = Math.min(this.#dataLeft, chunk.length - at);
         this.#dataLeft -= take;
+        this.payloadBytes += take;
         this.#handler.data(chunk.subarray(at, at + take));
         at += take;
       } else if (this.#headBytes < HEADER_BYTES) at = this.#pushHead(chunk, at);

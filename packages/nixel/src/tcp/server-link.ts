@@ -1,11 +1,16 @@
 import type net from 'node:net';
 import { ArmatureError, TransferStatus } from '@armature/contracts';
 import type { DescriptorColumns, Timer, TransportHost } from '@armature/contracts';
+import { KEEP_ALIVE_MS } from './client-link.ts';
 import type { LinkSettings } from './client-link.ts';
 import { ListCursor } from './cursor.ts';
 import { totalBytes } from '../descriptors.ts';
-import { CHUNK_BYTES, decodeTable, frameInvalid, FrameReader, FrameType, header, MAX_HANDSHAKE_BYTES, MAX_NOTIFICATION_BYTES, MAX_TABLE_BYTES } from './frames.ts';
-import type { FrameHandler } from './frames.ts';
+import { CHUNK_BYTES, decodeTable, frameInvalid, FrameType, MAX_HANDSHAKE_BYTES, MAX_NOTIFICATION_BYTES, MAX_TABLE_BYTES } from './frames.ts';
+import { FrameSender } from './frame-sender.ts';
+import { Landing, TURN_BYTES } from './landing.ts';
+import type { LandingHandler } from './landing.ts';
+import { receiving } from './receiving.ts';
+import { descriptorOf, vectorIo } from './vector-io.ts';
 import { decodeHello, helloProof, NONCE_BYTES, proves, welcomeProof } from './handshake.ts';
 
 const MAX_READS = 4096;
@@ -17,32 +22,43 @@ interface Job {
 }
 
 /** The owner's end of one connection: checks every descriptor against the grants, then serves. */
-export class ServerLink implements FrameHandler {
+export class ServerLink implements LandingHandler {
   readonly #host: TransportHost;
-  readonly #socket: net.Socket;
+  readonly socket: net.Socket;
+  readonly #landing: Landing;
+  readonly #sender: FrameSender;
   readonly #settings: LinkSettings;
-  readonly #reader = new FrameReader(this);
   readonly #challenge: Buffer;
   readonly #onRefused: (error: ArmatureError) => void;
   readonly #reads: Job[] = [];
   readonly #writes = new Map<number, Job>();
   #peer = '';
   #current: Job | undefined = undefined;
+  #pumpsLater = false;
+  /** What comes after a refusal is dropped. */
+  #isRefused = false;
   #authTimer: Timer | undefined;
 
-  constructor(host: TransportHost, socket: net.Socket, settings: LinkSettings, onRefused: (error: ArmatureError) => void) {
+  /** Takes `accepted` over; what it becomes is `socket`. */
+  constructor(host: TransportHost, accepted: net.Socket, settings: LinkSettings, onRefused: (error: ArmatureError) => void) {
     this.#host = host;
-    this.#socket = socket;
     this.#settings = settings;
     this.#onRefused = onRefused;
     this.#challenge = settings.randomBytes(NONCE_BYTES);
+    const io = settings.tls === undefined ? vectorIo() : undefined;
+    this.#landing = new Landing(this, io);
+    const onread = { buffer: this.#landing.nextBuffer, callback: (length: number) => this.#received(() => this.#landing.received(length, descriptorOf(this.socket))) };
+    const onChunk = (chunk: Buffer): boolean => this.#received(() => (this.#landing.push(chunk), true));
+    const socket = receiving(accepted, { onread, onChunk, adopts: io !== undefined });
+    this.socket = socket;
+    this.#sender = new FrameSender(socket, io, () => this.#pump());
     this.#authTimer = settings.clock.setTimer(settings.connectTimeoutMs, () => socket.destroy());
     socket.setNoDelay(true);
-    socket.on('data', (chunk) => this.#received(chunk));
-    socket.on('drain', () => this.#pump());
+    socket.setKeepAlive(true, KEEP_ALIVE_MS);
+    socket.on('end', () => socket.destroy());
     socket.on('error', () => undefined);
     socket.on('close', () => this.#clearAuthTimer());
-    this.#send(FrameType.Challenge, 0, 0, this.#challenge);
+    this.#sender.send(FrameType.Challenge, 0, 0, this.#challenge);
   }
 
   limit(type: number): number {
@@ -100,21 +116,35 @@ export class ServerLink implements FrameHandler {
     this.#end(job.id, TransferStatus.NotFound);
   }
 
-  #received(chunk: Buffer): void {
+  target(): ListCursor | undefined {
+    return this.#current?.cursor;
+  }
+
+  #received(receive: () => boolean): boolean {
+    const { directBytes, copiedBytes } = this.#landing;
+    let goesOn = true;
     try {
-      this.#reader.push(chunk);
+      if (!this.#isRefused) goesOn = receive();
       this.#pump();
-      if (this.#socket.writableLength > MAX_QUEUED_BYTES) throw frameInvalid('requests without reading the answers');
+      if (this.socket.writableLength > MAX_QUEUED_BYTES) throw frameInvalid('requests without reading the answers');
     } catch (error) {
       this.#refuse(ArmatureError.from(error, 'TRANSFER_INTERNAL'));
     }
+    const { counters } = this.#settings;
+    if (counters !== undefined) {
+      counters.directBytes += this.#landing.directBytes - directBytes;
+      counters.copiedBytes += this.#landing.copiedBytes - copiedBytes;
+    }
+    if (!goesOn) setImmediate(() => this.socket.resume());
+    return goesOn;
   }
 
   #refuse(error: ArmatureError): void {
+    this.#isRefused = true;
+    this.#reads.length = 0;
     this.#onRefused(error);
-    this.#send(FrameType.Error, 0, 0, Buffer.from(error.code));
-    this.#socket.destroySoon();
-    this.#socket.removeAllListeners('data').resume();
+    this.#sender.send(FrameType.Error, 0, 0, Buffer.from(error.code));
+    this.socket.destroySoon();
   }
 
   #hello(body: Buffer): void {
@@ -127,7 +157,7 @@ export class ServerLink implements FrameHandler {
     }
     this.#peer = hello.name;
     this.#clearAuthTimer();
-    this.#send(FrameType.Welcome, 0, 0, welcomeProof(this.#settings.token, this.#challenge, hello.nonce));
+    this.#sender.send(FrameType.Welcome, 0, 0, welcomeProof(this.#settings.token, this.#challenge, hello.nonce));
   }
 
   #open(id: number, op: 'read' | 'write', body: Buffer): void {
@@ -145,7 +175,14 @@ export class ServerLink implements FrameHandler {
   }
 
   #refusal(table: DescriptorColumns, op: 'read' | 'write'): TransferStatus {
+    let known = -1;
     for (let i = 0; i < table.count; i++) {
+      const id = table.segments[i]!;
+      if (id !== known) {
+        const segment = this.#host.segment(id);
+        if (segment !== undefined && segment.kind !== 'dram') return TransferStatus.NotSupported;
+        known = id;
+      }
       const status = this.#host.allows(this.#peer, table.segments[i]!, table.offsets[i]!, table.lengths[i]!, op);
       if (status !== TransferStatus.Done) return status;
     }
@@ -169,40 +206,38 @@ export class ServerLink implements FrameHandler {
     this.#end(id, TransferStatus.Canceled);
   }
 
-  /** Sends data of reads, in order of arrival, until the socket has enough. */
+  /** Sends data of reads, in order of arrival, until the socket has enough, a turn's worth at a time. */
   #pump(): void {
-    const socket = this.#socket;
-    while (this.#reads.length > 0 && !socket.writableNeedDrain && !socket.destroyed) {
+    let turnBytes = 0;
+    while (this.#reads.length > 0 && this.#sender.hasRoom && !this.socket.destroyed) {
+      if (turnBytes >= TURN_BYTES) {
+        this.#pumpLater();
+        return;
+      }
       const job = this.#reads[0]!;
-      const bytes = Math.min(job.cursor.left, CHUNK_BYTES);
-      const views = job.cursor.gather(bytes);
-      if (views === undefined) {
+      const before = job.cursor.left;
+      if (before === 0) this.#end(job.id, TransferStatus.Done);
+      else if (!this.#sender.data(job.id, job.cursor, TURN_BYTES, TransferStatus.Done)) {
         this.#reads.shift();
         this.#end(job.id, TransferStatus.NotFound);
         continue;
       }
-      const isLast = job.cursor.left === 0;
-      socket.cork();
-      if (bytes > 0) {
-        socket.write(header(FrameType.Data, job.id, 0, bytes));
-        for (let i = 0; i < views.length; i++) socket.write(views[i]!);
-      }
-      if (isLast) this.#end(job.id, TransferStatus.Done);
-      socket.uncork();
-      if (isLast) this.#reads.shift();
+      turnBytes += before - job.cursor.left;
+      if (job.cursor.left === 0) this.#reads.shift();
     }
   }
 
-  #end(id: number, status: TransferStatus): void {
-    this.#send(FrameType.End, id, status);
+  #pumpLater(): void {
+    if (this.#pumpsLater) return;
+    this.#pumpsLater = true;
+    setImmediate(() => {
+      this.#pumpsLater = false;
+      this.#pump();
+    });
   }
 
-  #send(type: number, id: number, value: number, body?: Uint8Array): void {
-    const socket = this.#socket;
-    socket.cork();
-    socket.write(header(type, id, value, body?.length ?? 0));
-    if (body !== undefined && body.length > 0) socket.write(body);
-    socket.uncork();
+  #end(id: number, status: TransferStatus): void {
+    this.#sender.send(FrameType.End, id, status);
   }
 
   #clearAuthTimer(): void {

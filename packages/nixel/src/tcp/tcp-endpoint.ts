@@ -1,9 +1,10 @@
+import { once } from 'node:events';
 import type net from 'node:net';
 import { TransferStatus } from '@armature/contracts';
 import type { TransferPeer, TransferPlan, TransportEndpoint, TransportHost, TransportMetadata } from '@armature/contracts';
 import { PathEstimate } from '../estimate.ts';
 import { ClientLink } from './client-link.ts';
-import type { LinkSettings } from './client-link.ts';
+import type { LinkCounters, LinkSettings } from './client-link.ts';
 import { splitPlan } from './parts.ts';
 import type { PlanPart } from './parts.ts';
 import { ServerLink } from './server-link.ts';
@@ -50,7 +51,9 @@ export class TcpEndpoint implements TransportEndpoint {
   readonly #peers = new Map<string, PeerLinks>();
   readonly #transfers = new Map<number, Transfer>();
   readonly #links = new Set<ClientLink>();
-  readonly #inbound = new Map<net.Socket, ServerLink>();
+  readonly #inbound = new Set<ServerLink>();
+  /** Accepted by the listener, TLS handshake not done. */
+  readonly #raw = new Set<net.Socket>();
   #nextToken = 1;
   #closing: Promise<void> | undefined = undefined;
   /** Connections closed because of what the other end sent, by code. For tests and logs. */
@@ -58,15 +61,32 @@ export class TcpEndpoint implements TransportEndpoint {
 
   constructor(options: TcpEndpointOptions) {
     this.#options = options;
-    options.server.on('connection', (socket) => this.#accept(socket));
+    const { server, settings } = options;
+    if (settings.tls === undefined) server.on('connection', (socket) => this.#accept(socket));
+    else {
+      server.on('connection', (socket) => {
+        this.#raw.add(socket);
+        socket.on('close', () => this.#raw.delete(socket));
+      });
+      server.on('secureConnection', (socket) => this.#accept(socket));
+      server.on('tlsClientError', (error: Error) => this.#refused('TRANSFER_TLS_FAILED', error.message));
+    }
+  }
+
+  /** How payload was received, over all links. */
+  get received(): Readonly<LinkCounters> {
+    return this.#options.settings.counters ?? { directBytes: 0, copiedBytes: 0 };
   }
 
   metadata(): TransportMetadata {
-    return { host: this.#options.address.host, port: this.#options.address.port };
+    const { address, settings } = this.#options;
+    return { host: address.host, port: address.port, ...(settings.tls === undefined ? {} : { tls: true }) };
   }
 
   canReach(metadata: TransportMetadata): boolean {
     const { host, port } = metadata;
+    // Never in the clear to who wants TLS, nor the other way round.
+    if ((metadata['tls'] === true) !== (this.#options.settings.tls !== undefined)) return false;
     return typeof host === 'string' && host !== '' && host.length < 256 && Number.isInteger(port) && Number(port) > 0 && Number(port) < 65536;
   }
 
@@ -138,9 +158,11 @@ export class TcpEndpoint implements TransportEndpoint {
     const closed = new Promise<void>((resolve) => this.#options.server.close(() => resolve()));
     const links = [...this.#links].map((link) => link.closed);
     for (const link of this.#links) link.destroy();
-    for (const socket of this.#inbound.keys()) socket.destroy();
+    const inbound = [...this.#inbound].map(({ socket }) => (socket.closed ? undefined : once(socket, 'close')));
+    for (const { socket } of this.#inbound) socket.destroy();
+    for (const socket of this.#raw) socket.destroy();
     this.#peers.clear();
-    await Promise.all([closed, ...links]);
+    await Promise.all([closed, ...links, ...inbound]);
   }
 
   #link(entry: PeerLinks): ClientLink {
@@ -173,12 +195,14 @@ export class TcpEndpoint implements TransportEndpoint {
       socket.destroy();
       return;
     }
-    const link = new ServerLink(this.#options.host, socket, this.#options.settings, (error) => {
-      this.refused.set(error.code, (this.refused.get(error.code) ?? 0) + 1);
-      this.#options.settings.log.warn('transfer connection refused', { code: error.code, reason: error.message });
-    });
-    this.#inbound.set(socket, link);
-    socket.on('close', () => this.#inbound.delete(socket));
+    const link = new ServerLink(this.#options.host, socket, this.#options.settings, (error) => this.#refused(error.code, error.message));
+    this.#inbound.add(link);
+    link.socket.on('close', () => this.#inbound.delete(link));
+  }
+
+  #refused(code: string, reason: string): void {
+    this.refused.set(code, (this.refused.get(code) ?? 0) + 1);
+    this.#options.settings.log.warn('transfer connection refused', { code, reason });
   }
 }
 

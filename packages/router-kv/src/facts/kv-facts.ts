@@ -79,8 +79,8 @@ export class KvFacts {
     }
   }
 
-  #joined(slot: number, _worker: WorkerRecord): void {
-    this.#index.joined(slot);
+  #joined(slot: number, worker: WorkerRecord): void {
+    this.#index.joined(slot, worker.totalBlocks);
     this.#active.joined(slot);
   }
 

@@ -13,7 +13,6 @@ import type {
 } from '@armature/contracts';
 import { saltHash, sequenceHashes } from '@armature/tokens';
 import { Passage } from '../admission/passage.ts';
-import type { QueueRecord } from '../admission/passage.ts';
 import { sessionKey } from '../admission/session-table.ts';
 import { Method, numberField, parseHandover, requestMessage, tokensFrom } from '../messages.ts';
 import type { EngineRequestFields } from '../messages.ts';
@@ -41,7 +40,7 @@ export class RequestRun implements InferenceHandle, LegListener {
   readonly #sink: TokenSink;
   readonly #id: string;
   readonly #startedAtMs: number;
-  readonly #record: RequestRecord & { queue?: QueueRecord };
+  readonly #record: RequestRecord;
   /** Undefined: there is no queue. */
   readonly #passage: Passage | undefined;
   /** Output so far of a single-choice request, to continue elsewhere. */

@@ -12,15 +12,19 @@ export interface KvHeartbeat {
 export function parseKvEvent(payload: PlainData): KvEvent | KvHeartbeat | string {
   if (typeof payload !== 'object' || payload === null || Array.isArray(payload) || ArrayBuffer.isView(payload)) return `the payload is ${payload === null ? 'null' : typeof payload}`;
   const event = payload as Readonly<Record<string, PlainData>>;
-  const { type, eventId, tier, sequenceHashes, parent } = event;
+  const { type, eventId } = event;
   if (typeof eventId !== 'number' || !Number.isSafeInteger(eventId) || eventId < 0) return `event id is ${String(eventId)}`;
   if (type === 'heartbeat') return { type, eventId };
   if (eventId === 0) return 'event ids count from 1';
   if (type === 'cleared') return { type, eventId };
   if (type !== 'stored' && type !== 'removed') return `event type is ${String(type)}`;
+  return blockColumnsFault(event) ?? (payload as unknown as KvEvent);
+}
+
+/** What is wrong with the tier, hashes or parent of a `stored` or `removed` event, or undefined. */
+function blockColumnsFault({ type, tier, sequenceHashes, parent }: Readonly<Record<string, PlainData>>): string | undefined {
   if (!TIERS.includes(tier)) return `tier is ${String(tier)}`;
   if (!(sequenceHashes instanceof Int32Array) || sequenceHashes.length % 2 !== 0) return 'sequence hashes are no column of 64-bit words (Int32Array, two per block)';
-  if (type === 'removed') return payload as unknown as KvEvent;
-  if (!(parent instanceof Int32Array) || (parent.length !== 0 && parent.length !== 2)) return 'the parent is no sequence hash';
-  return payload as unknown as KvEvent;
+  const hasParent = parent instanceof Int32Array && (parent.length === 0 || parent.length === 2);
+  return type === 'removed' || hasParent ? undefined : 'the parent is no sequence hash';
 }

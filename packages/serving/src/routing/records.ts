@@ -1,4 +1,5 @@
 import type { RoutingHop } from '@armature/contracts';
+import type { QueueRecord } from '../admission/passage.ts';
 import type { Decision } from './decisions.ts';
 
 /** One candidate of one decision: the facts its cost was made of, what each scorer added, and the terms behind it. */
@@ -71,6 +72,8 @@ export interface RequestRecord {
   disaggregation: { readonly policy: string; readonly remote: boolean; readonly reason: string } | undefined;
   readonly decisions: Decision[];
   transfer: TransferRecord | undefined;
+  /** Its wait for a worker, when it had to. */
+  queue?: QueueRecord;
   migrations: number;
 }
 

@@ -1,0 +1,10 @@
+export { NixlMemory, NixlResult } from './binding.ts';
+export type { NixlAgent, NixlHandle, NixlLibrary, NixlRegistration, NixlRows } from './binding.ts';
+export { loadNixl } from './capi.ts';
+export { activeRdmaPorts } from './fabric.ts';
+export type { FabricRequirement } from './fabric.ts';
+export { findLibrary, machineSearch } from './library.ts';
+export type { FoundLibrary, LibrarySearch } from './library.ts';
+export { NixlTransport } from './nixl-transport.ts';
+export type { NixlTransportConfig, NixlTransportOptions } from './nixl-transport.ts';
+export { nixlTransport } from './plugin.ts';

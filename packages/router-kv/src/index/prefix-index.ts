@@ -1,0 +1,387 @@
+// @hot
+import { TIER_COUNT, Tier } from '../overlap.ts';
+import type { OverlapColumns } from '../overlap.ts';
+import { HashTable, MAX_SLOT_BITS } from './hash-table.ts';
+import { Lanes, NO_LANE } from './lanes.ts';
+import { OverlapQuery } from './overlap-query.ts';
+import { CHUNK, Run, Runs } from './runs.ts';
+import { EMPTY_SET, WorkerSets } from './worker-sets.ts';
+
+export const DEFAULT_MAX_BLOCKS = 1 << 24;
+
+const NO_PARENT = new Int32Array(0);
+/** Slots looked at by each write while a sweep is due, and at once by `clear`: 0.1 ms or less. */
+const SLICE = 512;
+/** Removals of more blocks than this read the table ahead. */
+const FEW = 2;
+
+export interface PrefixIndexStats {
+  /** Distinct blocks that somebody holds; of blocks and tiers held by workers, (worker, tier, block) triples. */
+  readonly blocks: number;
+  readonly pairs: number;
+  /** Distinct sets of two or more lanes, and those of one lane that are not open any more. */
+  readonly sets: number;
+  /** Entries of the hash table: `blocks` and blocks without holders that wait for the blocks behind them. */
+  readonly entries: number;
+  /** Entries per position of the hash table. */
+  readonly fill: number;
+  /** Bytes written so far; reservations are larger. */
+  readonly bytes: number;
+  /** Arena slots in runs. */
+  readonly slots: number;
+}
+
+/** Called per block. */
+export type BlockVisitor = (lo: number, hi: number, tier: number) => void;
+
+/**
+ * Which workers hold which blocks in which tiers, for blocks named by 64-bit sequence hashes (interleaved lo, hi words). A
+ * worker is a small slot number given by the caller. Flat columns only: no object per block, no copy of a large column, no
+ * allocation in a query. Layout, invariants and measurements: docs/kv-index.md.
+ */
+export class PrefixIndex {
+  readonly #maxBlocks: number;
+  readonly #table: HashTable;
+  readonly #runs: Runs;
+  readonly #sets: WorkerSets;
+  readonly #lanes: Lanes;
+  readonly #query: OverlapQuery;
+  #size: number;
+  #dropped: number;
+  /** Where the sweep goes on; 0 = none is running. */
+  #sweepAt: number;
+  /** Slot of the block that `#append` wrote last. */
+  #tail: number;
+
+  /** At most `maxBlocks` distinct blocks; further ones are not recorded (`droppedBlocks`), so overlap is under-reported. */
+  constructor(maxBlocks: number = DEFAULT_MAX_BLOCKS) {
+    this.#maxBlocks = Math.max(1, Math.min(maxBlocks, DEFAULT_MAX_BLOCKS));
+    // Chains of single blocks take a chunk each.
+    const slotBits = Math.min(MAX_SLOT_BITS, Math.ceil(Math.log2(this.#maxBlocks * CHUNK + 2 * CHUNK)));
+    this.#table = new HashTable(slotBits);
+    this.#runs = new Runs(this.#table, slotBits);
+    this.#sets = new WorkerSets();
+    this.#lanes = new Lanes();
+    this.#query = new OverlapQuery(this.#table, this.#runs, this.#sets, this.#lanes);
+    this.#size = 0;
+    this.#dropped = 0;
+    this.#sweepAt = 0;
+    this.#tail = 0;
+  }
+
+  /** Distinct blocks; those of forgotten workers count until the sweep has come by. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Blocks not recorded because the index was full. */
+  get droppedBlocks(): number {
+    return this.#dropped;
+  }
+
+  /** A forgotten worker's blocks still take room. */
+  get isSweeping(): boolean {
+    return this.#lanes.closedCount !== 0;
+  }
+
+  /** Blocks of a slot, once per tier. */
+  held(slot: number): number {
+    let blocks = 0;
+    for (let tier = 0; tier < TIER_COUNT; tier++) {
+      const lane = this.#lanes.laneFor(slot, tier);
+      if (lane !== NO_LANE) blocks += this.#lanes.held[lane];
+    }
+    return blocks;
+  }
+
+  /** Sizes the columns for this many blocks, which halves the cost of storing them. A hint; may be wrong either way. */
+  reserve(blocks: number): void {
+    const expected = Math.min(blocks, this.#maxBlocks);
+    this.#runs.reserve(expected + CHUNK);
+    this.#table.presize(expected);
+  }
+
+  /** Results of queries cover the slot, whether or not it holds anything. */
+  reserveSlot(slot: number): void {
+    this.#lanes.reserveSlot(slot);
+  }
+
+  has(slot: number, tier: number, lo: number, hi: number): boolean {
+    const lane = this.#lanes.laneFor(slot, tier);
+    const at = this.#table.find(lo, hi);
+    return lane !== NO_LANE && at !== 0 && this.#sets.has(this.#runs.setOf[at], lane);
+  }
+
+  /** For each slot the leading blocks it holds without a hole, by best tier, of the `blocks` blocks of a chain that begin with block `from` of `hashes`. */
+  findOverlap(hashes: Int32Array, blocks: number, out: OverlapColumns, from = 0): void {
+    this.#query.run(hashes, blocks, out, from);
+  }
+
+  /**
+   * A slot holds `blocks` blocks that follow one another, the first one following `parent` (2 words, or empty). What is held
+   * already stays. A wrong parent or order costs time, not correctness.
+   */
+  store(slot: number, tier: number, hashes: Int32Array, blocks: number, parent: Int32Array = NO_PARENT): void {
+    if (blocks <= 0) return;
+    const lane = this.#laneFor(slot, tier);
+    this.#table.makeRoom(blocks);
+    if (this.#lanes.closedCount !== 0) this.sweep(SLICE);
+    let previous = 0;
+    let isAhead = false;
+    for (let k = 0; k < blocks; ) {
+      const known = this.#table.find(hashes[2 * k], hashes[2 * k + 1]);
+      if (known !== 0) {
+        const count = this.#knownFrom(known, hashes, k, blocks);
+        this.#toggle(known, known + count, lane, true);
+        if (previous !== 0) this.#runs.records[this.#runs.runOf(previous) + Run.Successor] = known;
+        previous = known + count - 1;
+        k += count;
+        continue;
+      }
+      if (!isAhead) this.#table.touch(hashes, k, blocks);
+      isAhead = true;
+      if (k === 0 && parent.length === 2) previous = this.#table.find(parent[0], parent[1]);
+      const appended = this.#append(previous, hashes, k, blocks, lane);
+      previous = appended === 0 ? 0 : this.#tail;
+      if (appended === 0) this.#dropped++;
+      k += Math.max(1, appended);
+    }
+  }
+
+  /** A slot no longer holds these blocks in this tier, whatever their order; stretches in or against chain order are quickest. */
+  remove(slot: number, tier: number, hashes: Int32Array, blocks: number): void {
+    const lane = this.#lanes.laneFor(slot, tier);
+    if (this.#lanes.closedCount !== 0) this.sweep(SLICE);
+    if (lane === NO_LANE || this.#lanes.held[lane] === 0) return;
+    const { records } = this.#runs;
+    const stored = this.#table.hashes;
+    if (blocks > FEW) this.#table.touch(hashes, 0, blocks);
+    let run = 0; // being worked on
+    for (let k = 0; k < blocks; ) {
+      const at = this.#table.find(hashes[2 * k], hashes[2 * k + 1]);
+      k++;
+      if (at === 0) continue;
+      const of = this.#runs.runOf(at);
+      if (of !== run && run !== 0) this.#runs.trim(run);
+      run = of;
+      let from = at;
+      let to = at + 1;
+      const end = records[run + Run.End];
+      while (k < blocks && from > run && stored[2 * from - 2] === hashes[2 * k] && stored[2 * from - 1] === hashes[2 * k + 1]) {
+        from--;
+        k++;
+      }
+      while (from === at && k < blocks && to < end && stored[2 * to] === hashes[2 * k] && stored[2 * to + 1] === hashes[2 * k + 1]) {
+        to++;
+        k++;
+      }
+      this.#toggle(from, to, lane, false);
+    }
+    if (run !== 0) this.#runs.trim(run);
+  }
+
+  /** Forgets everything a slot holds: gone from queries now, from memory by slices of later writes. The slot may be used again at once. */
+  clear(slot: number): void {
+    for (let tier = TIER_COUNT - 1; tier >= Tier.Device; tier--) {
+      const lane = this.#lanes.laneFor(slot, tier);
+      if (lane !== NO_LANE) this.#lanes.close(lane);
+    }
+    if (this.#lanes.closedCount !== 0) this.sweep(SLICE);
+  }
+
+  /** Gives back memory of forgotten workers, looking at about `budget` arena slots. */
+  sweep(budget: number): void {
+    const runs = this.#runs;
+    while (budget > 0 && this.#lanes.closedCount !== 0) {
+      if (this.#sweepAt === 0) {
+        this.#lanes.beginSweep();
+        this.#sweepAt = CHUNK;
+      }
+      let at = this.#sweepAt;
+      while (budget > 0 && at < runs.top) {
+        if (!runs.isRun(at)) {
+          at += CHUNK;
+          budget -= 2;
+          continue;
+        }
+        const next = runs.records[at + Run.Limit];
+        budget -= runs.records[at + Run.End] - at;
+        this.#sweepRun(at);
+        at = next;
+      }
+      this.#sweepAt = at;
+      if (at < runs.top) return;
+      this.#sweepAt = 0;
+      for (let lane = this.#lanes.takeSwept(); lane !== NO_LANE; lane = this.#lanes.takeSwept()) this.#sets.closeLane(lane);
+    }
+  }
+
+  /** Every block of a slot, once per tier, in no order. Looks at the whole index: for tools. Must not change it. */
+  blocksOf(slot: number, visit: BlockVisitor): void {
+    const { records, setOf } = this.#runs;
+    const stored = this.#table.hashes;
+    for (let run = CHUNK; run < this.#runs.top; run += CHUNK) {
+      if (!this.#runs.isRun(run)) continue;
+      for (let at = run; at < records[run + Run.End]; at++) {
+        for (let tier = 0; tier < TIER_COUNT; tier++) {
+          const lane = this.#lanes.laneFor(slot, tier);
+          if (lane !== NO_LANE && this.#sets.has(setOf[at], lane)) visit(stored[2 * at], stored[2 * at + 1], tier);
+        }
+      }
+    }
+  }
+
+  stats(): PrefixIndexStats {
+    const { held } = this.#lanes;
+    let pairs = 0;
+    for (let lane = 0; lane < held.length; lane++) pairs += held[lane];
+    const { count, positions } = this.#table;
+    const slots = this.#runs.top - CHUNK;
+    return {
+      blocks: this.#size,
+      pairs,
+      sets: this.#sets.live - this.#lanes.open - this.#lanes.closedCount,
+      entries: count,
+      fill: count / positions,
+      bytes: slots * 16 + positions * 4 + this.#sets.bytes,
+      slots: slots - this.#runs.freeSlots,
+    };
+  }
+
+  #laneFor(slot: number, tier: number): number {
+    const lane = this.#lanes.laneFor(slot, tier);
+    if (lane !== NO_LANE) return lane;
+    // Queries name workers by their device lanes.
+    if (tier !== Tier.Device) this.#laneFor(slot, Tier.Device);
+    if (this.#lanes.isFull) {
+      this.#lanes.grow();
+      this.#sets.widen(this.#lanes.words);
+    }
+    const opened = this.#lanes.openLane(slot, tier);
+    this.#sets.openLane(opened);
+    return opened;
+  }
+
+  /** How many of `hashes[k ..]` are the blocks from slot `at` on, the first being known to be. */
+  #knownFrom(at: number, hashes: Int32Array, k: number, blocks: number): number {
+    const stored = this.#table.hashes;
+    const stop = Math.min(this.#runs.records[this.#runs.runOf(at) + Run.End], at + blocks - k);
+    let to = at + 1;
+    for (let x = 2 * (k + 1); to < stop && stored[2 * to] === hashes[x] && stored[2 * to + 1] === hashes[x + 1]; x += 2) to++;
+    return to - at;
+  }
+
+  /** Enters unknown blocks from `hashes[k]` on, behind slot `previous` (0 = none) if there is room; how many, 0 = the index is full. */
+  #append(previous: number, hashes: Int32Array, k: number, blocks: number, lane: number): number {
+    const runs = this.#runs;
+    const room = Math.min(blocks - k, this.#maxBlocks - this.#size);
+    if (room <= 0 || this.#table.isFull) return 0;
+    let run = previous === 0 ? 0 : runs.runOf(previous);
+    let at = previous + 1;
+    const isBehind = run !== 0 && at === runs.records[run + Run.End];
+    if (!isBehind || (at === runs.records[run + Run.Limit] && !runs.extend(run, blocks - k))) {
+      const before = run;
+      run = runs.allocate(blocks - k, isBehind ? before : 0);
+      if (run === 0) return 0;
+      if (before !== 0) runs.records[before + Run.Successor] = run;
+      at = run;
+    }
+    const { records, setOf } = runs;
+    const single = this.#sets.single(lane);
+    const first = at;
+    const stop = Math.min(records[run + Run.Limit], at + room);
+    for (let x = 2 * k; at < stop && this.#table.place(hashes[x], hashes[x + 1], at) === 0; x += 2) setOf[at++] = single;
+    const count = at - first;
+    if (count === 0) {
+      if (first === run) runs.trim(run);
+      return 0;
+    }
+    if (first === run) records[run + Run.Set] = single;
+    if (records[run + Run.Same] === first && records[run + Run.Set] === single) records[run + Run.Same] = at;
+    records[run + Run.End] = at;
+    records[run + Run.Live] += count;
+    this.#sets.move(EMPTY_SET, single, count);
+    this.#size += count;
+    this.#lanes.held[lane] += count;
+    this.#tail = at - 1;
+    return count;
+  }
+
+  /**
+   * Slots `from .. to`, all of one run, are held through `lane` from now on, or no longer. Sets change in groups: a stretch of
+   * blocks with one set costs one look-up of the next set.
+   */
+  #toggle(from: number, to: number, lane: number, isHeld: boolean): void {
+    const { records, setOf } = this.#runs;
+    const sets = this.#sets;
+    const run = this.#runs.runOf(from);
+    for (let at = from; at < to; ) {
+      const set = setOf[at];
+      let end = at + 1;
+      while (end < to && setOf[end] === set) end++;
+      if (sets.has(set, lane) !== isHeld) this.#toggleGroup(at, end, lane, isHeld);
+      if (at === run && (setOf[run] !== set || end > records[run + Run.Same])) {
+        records[run + Run.Set] = setOf[run];
+        records[run + Run.Same] = end;
+      } else if (at < records[run + Run.Same] && setOf[at] !== set) records[run + Run.Same] = at;
+      at = end;
+    }
+  }
+
+  #toggleGroup(from: number, to: number, lane: number, isHeld: boolean): void {
+    const { records, setOf } = this.#runs;
+    const run = this.#runs.runOf(from);
+    const set = setOf[from];
+    const count = to - from;
+    if (set === EMPTY_SET && this.#size + count > this.#maxBlocks) {
+      this.#dropped += count;
+      return;
+    }
+    const next = this.#sets.toggled(set, lane);
+    for (let at = from; at < to; at++) setOf[at] = next;
+    this.#sets.move(set, next, count);
+    const change = (set === EMPTY_SET ? count : 0) - (next === EMPTY_SET ? count : 0);
+    records[run + Run.Live] += change;
+    this.#size += change;
+    this.#lanes.held[lane] += isHeld ? count : -count;
+  }
+
+  #sweepRun(run: number): void {
+    const { records, setOf } = this.#runs;
+    const end = records[run + Run.End];
+    let isChanged = false;
+    for (let from = run; from < end; ) {
+      const set = setOf[from];
+      let to = from + 1;
+      while (to < end && setOf[to] === set) to++;
+      const next = this.#withoutClosed(set);
+      if (next !== set) {
+        for (let at = from; at < to; at++) setOf[at] = next;
+        this.#sets.move(set, next, to - from);
+        if (next === EMPTY_SET) {
+          records[run + Run.Live] -= to - from;
+          this.#size -= to - from;
+        }
+        isChanged = true;
+      }
+      from = to;
+    }
+    if (!isChanged) return;
+    records[run + Run.Set] = setOf[run];
+    records[run + Run.Same] = run + 1;
+    if (records[run + Run.Live] === 0 || setOf[end - 1] === EMPTY_SET) this.#runs.trim(run);
+  }
+
+  #withoutClosed(set: number): number {
+    const { closed, words } = this.#lanes;
+    let next = set;
+    for (let j = 0; j < words; j++) {
+      for (let bits = this.#sets.rows[set * words + j] & closed[j]; bits !== 0; bits &= bits - 1) {
+        const shorter = this.#sets.toggled(next, (j << 5) + 31 - Math.clz32(bits & -bits));
+        if (next !== set) this.#sets.discard(next);
+        next = shorter;
+      }
+    }
+    return next;
+  }
+}
