@@ -152,6 +152,9 @@ async function measure() {
       const [mine, peer] = [median(micros.ours), median(micros.bare)];
       const gb = (us) => (block * count) / us / 1e3;
       if (count > 1) rows.push({ name: `${route} ${op} ${block / KIB} KiB x ${count}`, value: gb(mine), unit: 'GB/s', peer: gb(peer), ratio: peer / mine, target: 0.95 * gb(peer) });
+      // On a busy machine medians tell the neighbours' load; the quickest tenth tells what a path can do.
+      const quick = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 10)];
+      if (count > 1) rows.push({ name: `${route} ${op} ${block / KIB} KiB x ${count}, quickest tenth`, value: gb(quick(micros.ours)), unit: 'GB/s', peer: gb(quick(micros.bare)), target: 0.95 * gb(quick(micros.bare)) });
       else rows.push({ name: `${route} ${op} 16 KiB x 1, p50`, value: mine, unit: 'us', peer });
     }
   }

@@ -6,7 +6,7 @@ export const packages = ['router-kv', 'tokens'];
 
 const WORKERS = 64;
 
-const worker = (slot) => ({ instanceId: `w/${slot}@1`, blockSize: 16 });
+const worker = (slot) => ({ instanceId: `w/${slot}@1`, blockSize: 16, totalBlocks: 16_384, taints: [] });
 const stored = (eventId, sequenceHashes) => ({ type: 'stored', eventId, parent: new Int32Array(0), sequenceHashes, tier: 'device' });
 
 function chain(random, blocks) {
@@ -71,9 +71,15 @@ function decisions({ KvPolicy, kvPolicyDefaults }) {
     totalBlocks: new Float64Array(WORKERS).fill(16384),
     costPerHour: new Float64Array(WORKERS),
     overlapBlocks: new Int32Array(WORKERS),
+    hostBlocks: new Int32Array(WORKERS),
+    diskBlocks: new Int32Array(WORKERS),
+    objectBlocks: new Int32Array(WORKERS),
+    decodeBlocks: new Float64Array(WORKERS),
+    degraded: new Uint8Array(WORKERS),
+    workers: Array.from({ length: WORKERS }, (_, slot) => worker(slot)),
   };
   const costs = new Float64Array(WORKERS);
-  const request = { id: 'r', hop: 'aggregated', promptTokens: 512, sequenceHashes: prompts[0], blocks: 32, blockSize: 16, creditsOverlap: true, overlapCredit: NaN, temperature: NaN };
+  const request = { id: 'r', hop: 'aggregated', promptTokens: 512, sequenceHashes: prompts[0], blocks: 32, blockSize: 16, creditsOverlap: true, overlapCredit: NaN, temperature: NaN, requiredTaints: [], preferredTaints: [], assumeKvReuse: undefined, trackPrefillTokens: undefined, prefillLoadScale: NaN, sharedCacheMultiplier: NaN };
   for (let i = 0; i < 256; i++) policy.load.dispatched(i % WORKERS, { ...request, id: `running-${i}`, sequenceHashes: prompts[(i * 3) % 256] });
   let number = 0;
   const decide = (i) => {
@@ -98,7 +104,7 @@ function decisions({ KvPolicy, kvPolicyDefaults }) {
       policy.load.ended(i & 63, request.id);
     },
     explain: () => {
-      for (let i = 0; i < WORKERS; i++) policy.explain(i);
+      for (let i = 0; i < WORKERS; i++) policy.explain(request, candidates, i);
     },
   });
   return [

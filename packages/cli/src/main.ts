@@ -6,6 +6,8 @@ import { configCheck, configExplain, configSchema } from './commands/config.ts';
 import { explain } from './commands/explain-request.ts';
 import { nixelbench } from './commands/nixelbench/command.ts';
 import type { NixelbenchOptions } from './commands/nixelbench/command.ts';
+import { hash } from './commands/hash.ts';
+import type { HashCommandOptions } from './commands/hash.ts';
 import { listPlugins } from './commands/plugins.ts';
 import { rescore } from './commands/rescore.ts';
 import { route } from './commands/route.ts';
@@ -67,6 +69,14 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
 
   addRouting(program);
   addBenchmarks(program);
+
+  program
+    .command('hash')
+    .description('block and sequence hashes of token ids (a JSON array on standard input), as Dynamo computes them')
+    .requiredOption('--block-size <n>', 'tokens per block; an incomplete last block is not hashed')
+    .option('--salt <text>', 'cache salt')
+    .option('--lora <name>', 'LoRA adapter')
+    .action((options: HashCommandOptions) => hash(options));
 
   program
     .command('plugins')

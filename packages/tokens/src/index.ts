@@ -1,5 +1,7 @@
 export { hashBlocks, sequenceHashes, sequenceHashesInto } from './block-hashes.ts';
-export type { BlockHashing, HashColumns } from './block-hashes.ts';
+export type { BlockHashing, HashColumns, PromptHashing } from './block-hashes.ts';
+export { multimodalHash } from './multimodal.ts';
+export type { MultimodalRange } from './multimodal.ts';
 export { noSalt, saltHash } from './salt.ts';
 export type { SaltHash } from './salt.ts';
 export { SequenceHasher } from './sequence-hasher.ts';

@@ -88,11 +88,15 @@ export function layoutProblem(value: unknown, lengthBytes: number): string | und
   if (![1, 2, 4, 8].includes(layout['dtypeBytes'] as number)) return `has dtypeBytes ${String(layout['dtypeBytes'])}`;
   if (layout['planes'] !== 1 && layout['planes'] !== 2) return `has planes ${String(layout['planes'])}`;
   for (const field of ['blockSize', 'layers', 'kvHeads', 'headDim', 'tpSize', 'blocks']) if (!isCount(layout[field])) return `has ${field} ${String(layout[field])}`;
-  const { kvHeads, tpSize, tpRank, order } = layout as unknown as KvLayout;
+  return shapeProblem(value as KvLayout, lengthBytes);
+}
+
+function shapeProblem(layout: KvLayout, lengthBytes: number): string | undefined {
+  const { kvHeads, tpSize, tpRank, order } = layout;
   if (!Number.isInteger(tpRank) || tpRank < 0 || tpRank >= tpSize) return `has tpRank ${String(tpRank)} of ${tpSize}`;
   if (tpSize > kvHeads ? tpSize % kvHeads !== 0 : kvHeads % tpSize !== 0) return `splits ${kvHeads} KV heads over ${tpSize} ranks`;
   if (!Array.isArray(order) || order.length !== KV_DIMENSIONS.length || !KV_DIMENSIONS.every((dimension) => order.includes(dimension))) return 'has no order of all six dimensions';
-  const bytes = layoutBytes(value as KvLayout);
+  const bytes = layoutBytes(layout);
   return bytes <= lengthBytes ? undefined : `needs ${bytes} bytes, its segment has ${lengthBytes}`;
 }
 

@@ -63,6 +63,18 @@ describe('the share of a worker', () => {
     expect(credits).toEqual([1, 1, 0.75, 0, 0]);
   });
 
+  it('counts as held blocks where a worker is far below it: nobody starves', () => {
+    const candidates = pool(2);
+    candidates.overlapBlocks[0] = 100;
+    candidates.excessShare.set([0.1, -1]);
+    const [warm, idle] = costsOf(candidates);
+    expect(idle).toBeLessThan(warm);
+    candidates.excessShare.set([0.1, -0.2]);
+    expect(costsOf(candidates)[0]).toBeLessThan(costsOf(candidates)[1]);
+    candidates.excessShare.set([0.1, -1]);
+    expect(costsOf(candidates, { shareTolerance: 0 })[0]).toBeLessThan(costsOf(candidates, { shareTolerance: 0 })[1]);
+  });
+
   it('is of no concern with tolerance 0, except between equals', () => {
     const candidates = pool(2);
     candidates.overlapBlocks.set([100, 100]);

@@ -31,10 +31,10 @@ export interface ShareColumn {
   readonly excessShare: Float64Array;
 }
 
-/** Among workers that are otherwise equal the one with the least recent requests: far below anything that matters. */
+/** Between equals the worker with the least recent requests. Prompts of a few tokens, which cost nothing anywhere, even the shares out. */
 const TIE_BLOCKS = 0.01;
 
-const TERM_NAMES = ['queuedBlocks', 'heldBlocks', 'creditShare', 'missBlocks', 'utilisation', 'decodeBlocks', 'excessShare', 'cost'] as const;
+const TERM_NAMES = ['queuedBlocks', 'heldBlocks', 'creditShare', 'starvedBlocks', 'missBlocks', 'utilisation', 'decodeBlocks', 'excessShare', 'cost'] as const;
 const TERMS = TERM_NAMES.length;
 
 /**
@@ -43,7 +43,9 @@ const TERMS = TERM_NAMES.length;
  *     queued prefill + missWeight · (prompt − credit) + utilisationWeight · prompt · KV utilisation + blocks beyond the KV memory
  *
  * The credit fades to nothing, 1 − (excess / tolerance)², while a worker's share of the latest requests rises above the mean: affinity then gives
- * way to load, so that neither a hot prefix nor a lucky first worker draws everything. Measured in docs/routing-quality.md.
+ * way to load, so that neither a hot prefix nor a lucky first worker draws everything. A worker far below its share is credited with prompt ·
+ * deficit², as if it held so much: one that gets nothing at all is as good as one that holds everything, so nobody starves behind a warm pool
+ * whose every member is within its tolerance. Measured in docs/routing-quality.md.
  */
 export class ExpectedWorkScorer implements RouterScorer {
   readonly name = 'expected-work';
@@ -83,7 +85,9 @@ export class ExpectedWorkScorer implements RouterScorer {
     const kept = creditShare(excess, weights.shareTolerance);
     const queued = tracksPrefill ? candidates.activePrefillTokens[i] / blockSize : 0;
     // Without prefill the prompt is moved, not computed: a block that is there already still saves its move.
-    const missed = tracksPrefill || request.creditsOverlap ? weights.missWeight * Math.max(0, prompt - kept * held) : 0;
+    const deficit = weights.shareTolerance > 0 && excess < 0 ? -excess : 0;
+    const starved = prompt * deficit * deficit;
+    const missed = tracksPrefill || request.creditsOverlap ? weights.missWeight * Math.max(0, prompt - Math.max(kept * held, starved)) : 0;
     const decode = candidates.decodeBlocks[i];
     const total = candidates.totalBlocks[i];
     const utilisation = total > 0 ? decode / total : 0;
@@ -93,11 +97,12 @@ export class ExpectedWorkScorer implements RouterScorer {
     terms[0] = queued;
     terms[1] = held;
     terms[2] = kept;
-    terms[3] = missed;
-    terms[4] = utilisation;
-    terms[5] = decode;
-    terms[6] = excess;
-    terms[7] = cost;
+    terms[3] = starved;
+    terms[4] = missed;
+    terms[5] = utilisation;
+    terms[6] = decode;
+    terms[7] = excess;
+    terms[8] = cost;
     return cost;
   }
 }

@@ -1,5 +1,5 @@
 import { ArmatureError } from '@armature/contracts';
-import type { Clock, Logger, TransferSegment, TransferTransport } from '@armature/contracts';
+import type { Clock, Logger, PluginContext, PluginDescriptor, TransferSegment, TransferTransport } from '@armature/contracts';
 import { SystemClock } from '@armature/core';
 import { CmaTransport, ShmTransport, TcpTransport, createAgent, createSharedMemory } from '@armature/nixel';
 import type { Agent, SharedMemory } from '@armature/nixel';
@@ -36,8 +36,10 @@ async function open(name: TransportName, clock: Clock): Promise<TransferTranspor
 async function openNixl(clock: Clock): Promise<TransferTransport> {
   const name: string = '@armature/nixel-nixl';
   try {
-    const { createNixlTransport } = (await import(name)) as { createNixlTransport(options: { clock: Clock; log: Logger }): TransferTransport };
-    return createNixlTransport({ clock, log });
+    const { nixlTransport } = (await import(name)) as { nixlTransport: PluginDescriptor<'transfer-transport', object> };
+    const { properties } = nixlTransport.configSchema as { readonly properties: Readonly<Record<string, { readonly default: unknown }>> };
+    const defaults = Object.fromEntries(Object.entries(properties).map(([field, schema]) => [field, schema.default]));
+    return await nixlTransport.create(defaults, { clock, log } as PluginContext);
   } catch (error) {
     throw new ArmatureError('TRANSFER_NO_TRANSPORT', `the nixl transport cannot be loaded: ${(error as Error).message}`, { hint: 'npm install @armature/nixel-nixl' });
   }
