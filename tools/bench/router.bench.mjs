@@ -1,3 +1,5 @@
+import { hashRows } from './lib/hash-rows.mjs';
+import { loadRows } from './lib/load-rows.mjs';
 import { measureAll, seeded } from './lib/measure.mjs';
 import { indexRows } from './lib/router-index.mjs';
 
@@ -17,7 +19,7 @@ function chain(random, blocks) {
 
 export async function run({ options, root, log }) {
   const { KvIndex, KvPolicy, OverlapColumns, kvPolicyDefaults } = await import('@armature/router-kv');
-  return [...(await indexRows({ KvIndex, OverlapColumns }, { root, options, log })), ...events(KvIndex), ...decisions({ KvPolicy, kvPolicyDefaults })];
+  return [...(await indexRows({ KvIndex, OverlapColumns }, { root, options, log })), ...(await hashRows({ root, options, log })), ...(await loadRows()), ...events(KvIndex), ...decisions({ KvPolicy, kvPolicyDefaults })];
 }
 
 function events(KvIndex) {

@@ -1,3 +1,4 @@
+import { isMainThread } from 'node:worker_threads';
 import koffi from 'koffi';
 import { ArmatureError } from '@armature/contracts';
 import { NixlResult } from './binding.ts';
@@ -72,6 +73,7 @@ export function loadNixl(path: string, version: string): NixlLibrary {
 function bind(path: string): Calls {
   try {
     const library = koffi.load(path);
+    leaveQuickly();
     return Object.fromEntries(Object.entries(PROTOTYPES).map(([name, prototype]) => [name, library.func(prototype)])) as unknown as Calls;
   } catch (error) {
     throw new ArmatureError('TRANSFER_NIXL_UNAVAILABLE', `cannot use ${path}: ${error instanceof Error ? error.message : String(error)}`, {
@@ -79,6 +81,24 @@ function bind(path: string): Calls {
       cause: error,
     });
   }
+}
+
+let leavesQuickly = false;
+
+/**
+ * The wheel's libnl-route (of its UCX) crashes in its destructor when a process that used it exits (seen with 1.5.1: SIGSEGV in `rtnl_tc_unregister`
+ * below `_dl_fini`). Everything JavaScript has to do at exit is done by then, so the process ends by `_exit`, without native destructors.
+ */
+function leaveQuickly(): void {
+  if (leavesQuickly || !isMainThread) return;
+  leavesQuickly = true;
+  const exit = koffi.load(null).func('void _exit(int code)') as unknown as (code: number) => void;
+  const last = (code: number): void => {
+    const listeners = process.listeners('exit');
+    for (const later of listeners.slice(listeners.indexOf(last) + 1)) later.call(process, code);
+    exit(Number(process.exitCode ?? code));
+  };
+  process.on('exit', last);
 }
 
 function failed(call: string, result: number): ArmatureError {

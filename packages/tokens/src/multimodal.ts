@@ -44,8 +44,8 @@ export function affectedBlocks(ranges: readonly MultimodalRange[], blockSize: nu
     if (!Number.isSafeInteger(start) || !Number.isSafeInteger(end) || start < 0) {
       throw new ArmatureError('TOKENS_MULTIMODAL_RANGE_INVALID', `a multimodal object covers tokens ${start} to ${end}`, { hint: 'use whole numbers of tokens, start from 0 and end behind the last token' });
     }
-    const last = Math.min(blocks, Math.ceil(end / blockSize));
-    for (let block = Math.floor(start / blockSize); block < last && start < end; block++) {
+    const last = start < end ? Math.min(blocks, Math.ceil(end / blockSize)) : 0;
+    for (let block = Math.floor(start / blockSize); block < last; block++) {
       const hashes = found.get(block);
       if (hashes === undefined) found.set(block, [hash]);
       else if (!hashes.some((other) => compare(other, hash) === 0)) hashes.push(hash);
