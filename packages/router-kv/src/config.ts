@@ -18,6 +18,8 @@ export const kvPolicyDefaults: KvPolicyConfig = Object.freeze({
   requestExpirySeconds: 300,
   maxTrackedRequests: 65_536,
   maxIndexBlocks: 16_777_216,
+  predictSeconds: 5,
+  eventlessSeconds: 120,
   filters: [],
   scorers: [],
 });
@@ -70,6 +72,18 @@ export const kvPolicySchema: JsonSchema = {
       maximum: 1_073_741_823,
       default: kvPolicyDefaults.maxIndexBlocks,
       description: 'Distinct blocks in the index; further ones are not recorded, so overlap is under-reported. About 30 bytes each.',
+    },
+    predictSeconds: {
+      type: 'number',
+      minimum: 0,
+      default: kvPolicyDefaults.predictSeconds,
+      description: 'A prompt that was sent to a worker counts as cached there for so many seconds, until its KV events say so: a burst of requests with one prefix stays together. 0 = off.',
+    },
+    eventlessSeconds: {
+      type: 'number',
+      minimum: 0,
+      default: kvPolicyDefaults.eventlessSeconds,
+      description: 'As predictSeconds, for workers without KV events: all that is known of their cache, together with its capacity (least recently routed blocks go first). 0 = nothing is known.',
     },
     filters: { type: 'array', items: { 'x-kind': 'router-filter' }, default: [], description: 'Further filters: workers that one of them excludes do not get the request.' },
     scorers: {

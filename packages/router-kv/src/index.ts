@@ -1,7 +1,7 @@
 import { kv, kvCost, leastLoaded, powerOfTwo, random, requiredTaints, roundRobin, softmax } from './plugin.ts';
 
-export { ActiveBlocks } from './active-blocks.ts';
-export type { ActiveBlocksOptions } from './active-blocks.ts';
+export { ActiveBlocks } from './load/active-blocks.ts';
+export type { ActiveBlocksOptions } from './load/active-blocks.ts';
 export { OverlapColumns } from './overlap.ts';
 export { kvPolicyDefaults } from './config.ts';
 export type { KvPolicyConfig } from './config.ts';

@@ -8,7 +8,7 @@ import { KvPolicy } from './kv-policy.ts';
 
 function create(config: Partial<KvPolicyConfig> = {}, workers = 4, seed = 1) {
   const context = fakeContext(seed);
-  const policy = new KvPolicy({ ...kvPolicyDefaults, ...config }, context);
+  const policy = new KvPolicy({ ...kvPolicyDefaults, predictSeconds: 0, ...config }, context);
   for (let slot = 0; slot < workers; slot++) policy.kv.joined(slot, workerRecord(slot));
   return { policy, context };
 }

@@ -6,7 +6,7 @@ import type { ContractRule, SkippedRule, SuiteRunner } from './runner.ts';
 
 export interface RouterPolicyContractOptions {
   readonly runner: SuiteRunner;
-  /** A new policy, independent of all others, with any seed and default config. */
+  /** A new policy, independent of all others, with any seed and default config, but without predicting caches from what was sent: that outlives requests. */
   create(): RouterPolicy | Promise<RouterPolicy>;
   readonly skip?: readonly SkippedRule[];
 }

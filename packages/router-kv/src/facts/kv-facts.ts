@@ -1,7 +1,8 @@
 import type { Candidates, Clock, KvFollower, LoadFollower, Logger, Metrics, PluginContext, RoutingRequest, Timer, WorkerRecord } from '@armature/contracts';
-import { ActiveBlocks } from '../active-blocks.ts';
-import { OverlapColumns } from '../block-sets.ts';
 import { KvIndex } from '../kv-index.ts';
+import { ActiveBlocks } from '../load/active-blocks.ts';
+import { OverlapColumns } from '../overlap.ts';
+import { PredictedIndex } from '../predicted/predicted-index.ts';
 
 const EXPIRY_SCAN_MS = 30_000;
 
@@ -10,6 +11,10 @@ export interface KvFactsConfig {
   readonly requestExpirySeconds: number;
   readonly maxTrackedRequests: number;
   readonly maxIndexBlocks: number;
+  /** On top of events: bridges the time between routing a prompt and its `stored` event. 0 = off. */
+  readonly predictSeconds: number;
+  /** For workers without events. 0 = nothing is known of their cache. */
+  readonly eventlessSeconds: number;
 }
 
 /** What it uses of its context. */
@@ -19,9 +24,13 @@ export type KvFactsContext = Pick<PluginContext, 'clock' | 'log' | 'metrics' | '
 export class KvFacts {
   readonly kv: KvFollower;
   readonly load: LoadFollower;
+  readonly #config: KvFactsConfig;
+  /** Slots whose worker has no KV events. */
+  readonly #eventless: Set<number>;
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #index: KvIndex;
+  readonly #predicted: PredictedIndex;
   readonly #active: ActiveBlocks;
   readonly #overlap: OverlapColumns;
   readonly #shared: OverlapColumns;
@@ -30,19 +39,25 @@ export class KvFacts {
   #stopMetrics: () => void;
 
   constructor(config: KvFactsConfig, context: KvFactsContext) {
+    this.#config = config;
+    this.#eventless = new Set();
     this.#clock = context.clock;
     this.#log = context.log;
     this.#index = new KvIndex(config.maxIndexBlocks);
+    this.#predicted = new PredictedIndex({ maxBlocks: config.maxIndexBlocks });
     this.#active = new ActiveBlocks({ expiryMs: config.requestExpirySeconds * 1000, maxRequests: config.maxTrackedRequests, trackOutputBlocks: config.trackOutputBlocks });
     this.#overlap = new OverlapColumns();
     this.#shared = new OverlapColumns();
     this.#timer = undefined;
     this.#isClosed = false;
-    this.#stopMetrics = observe(context.metrics, context.path, this.#index, this.#active);
+    this.#stopMetrics = observe(context.metrics, context.path, { index: this.#index, predicted: this.#predicted, active: this.#active });
     this.kv = {
       joined: (slot, worker) => this.#joined(slot, worker),
       left: (slot) => this.#left(slot),
-      apply: (slot, event) => this.#index.apply(slot, event),
+      apply: (slot, event) => {
+        if (event.type === 'cleared') this.#predicted.cleared(slot);
+        return this.#index.apply(slot, event);
+      },
       restore: (slot, events, lastEventId) => this.#index.restore(slot, events, lastEventId),
     };
     this.load = {
@@ -65,6 +80,7 @@ export class KvFacts {
   collect(request: RoutingRequest, candidates: Candidates): void {
     const tracksBlocks = request.hop !== 'prefill';
     this.#index.findOverlap(request.sequenceHashes, request.blocks, this.#overlap);
+    if (this.#predicted.size > 0) this.#predicted.findOverlap(request.sequenceHashes, request.blocks, this.#overlap, this.#clock.nowMs());
     this.#active.findShared(request.sequenceHashes, tracksBlocks && sharesBlocks(request) ? request.blocks : 0, this.#shared);
     const { total, host, disk, object } = this.#overlap;
     const shared = this.#shared.total;
@@ -82,16 +98,24 @@ export class KvFacts {
   #joined(slot: number, worker: WorkerRecord): void {
     this.#index.joined(slot, worker.totalBlocks);
     this.#active.joined(slot);
+    if (worker.kvEvents) this.#eventless.delete(slot);
+    else this.#eventless.add(slot);
+    const ttlMs = 1000 * (worker.kvEvents ? this.#config.predictSeconds : this.#config.eventlessSeconds);
+    if (ttlMs > 0) this.#predicted.joined(slot, { ttlMs, totalBlocks: worker.totalBlocks });
   }
 
   #left(slot: number): void {
     this.#index.left(slot);
     this.#active.left(slot);
+    this.#predicted.left(slot);
   }
 
   #dispatched(slot: number, request: RoutingRequest): void {
+    const nowMs = this.#clock.nowMs();
+    // What a decode worker receives it says itself, if it says anything.
+    if (request.hop !== 'decode' || this.#eventless.has(slot)) this.#predicted.routed(slot, request.sequenceHashes, request.blocks, nowMs);
     if (request.hop === 'prefill') return;
-    this.#active.dispatched(slot, request, sharesBlocks(request), this.#clock.nowMs());
+    this.#active.dispatched(slot, request, sharesBlocks(request), nowMs);
     this.#scheduleExpiry();
   }
 
@@ -101,8 +125,9 @@ export class KvFacts {
     this.#timer = this.#clock.setTimer(EXPIRY_SCAN_MS, () => {
       this.#timer = undefined;
       const expired = this.#active.expire(this.#clock.nowMs());
+      this.#predicted.expire(this.#clock.nowMs());
       if (expired > 0) this.#log.warn('requests never ended as far as the router knows; they no longer count as load', { expired });
-      if (this.#active.requests > 0) this.#scheduleExpiry();
+      if (this.#active.requests > 0 || this.#predicted.size > 0) this.#scheduleExpiry();
     });
   }
 }
@@ -112,7 +137,13 @@ function sharesBlocks(request: RoutingRequest): boolean {
   return request.assumeKvReuse ?? (request.hop !== 'decode' || request.creditsOverlap);
 }
 
-function observe(metrics: Metrics, path: string, index: KvIndex, active: ActiveBlocks): () => void {
+interface Observed {
+  readonly index: KvIndex;
+  readonly predicted: PredictedIndex;
+  readonly active: ActiveBlocks;
+}
+
+function observe(metrics: Metrics, path: string, { index, predicted, active }: Observed): () => void {
   const gauge = (name: string, help: string, read: () => number): (() => void) => {
     const metric = metrics.gauge({ name, help, labelNames: ['router'] }).with(path);
     return () => metric.set(read());
@@ -130,6 +161,9 @@ function observe(metrics: Metrics, path: string, index: KvIndex, active: ActiveB
     gauge('armature_router_index_blocks', 'Distinct KV blocks in the index.', () => index.size),
     gauge('armature_router_tracked_requests', 'Routed requests that count as load.', () => active.requests),
     gauge('armature_router_shared_blocks', 'Distinct prompt blocks of routed requests.', () => active.distinctBlocks),
+    gauge('armature_router_predicted_blocks', 'Distinct KV blocks that workers should hold by now because prompts were sent there.', () => predicted.size),
+    counter('armature_router_index_malformed_events_total', 'KV events that the index could not read.', () => index.malformedEvents),
+    counter('armature_router_predicted_dropped_blocks_total', 'Blocks not predicted because the index of predictions was full.', () => predicted.dropped),
     counter('armature_router_index_dropped_blocks_total', 'Blocks not recorded because the index was full.', () => index.droppedBlocks),
     counter('armature_router_expired_requests_total', 'Requests given up because their end was never heard of.', () => active.expired),
     counter('armature_router_untracked_requests_total', 'Requests not counted as load because maxTrackedRequests was reached.', () => active.untracked),
