@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { ArmatureError, TransferStatus } from '@armature/contracts';
 import type { Clock, Logger, TransferSegment, TransferTransport, TransportHost, TransportMetadata } from '@armature/contracts';
 import { TransferCounters } from './counters.ts';
+import { defaultTransports, realClock, silentLog } from './defaults.ts';
 import { GrantTable } from './grants.ts';
 import type { Grant } from './grants.ts';
 import type { PreparedTransfer, TransferDone, TransferHandle } from './handle.ts';
@@ -23,10 +24,17 @@ import type { RegisterOptions } from './segments.ts';
 export interface AgentOptions {
   /** Unique among the agents that meet. */
   readonly name: string;
-  /** In order of preference when estimates are equal. Unavailable ones are left out with a log line. At most 31. */
-  readonly transports: readonly TransferTransport[];
-  readonly clock: Clock;
-  readonly log: Logger;
+  /**
+   * In order of preference when estimates are equal. Unavailable ones are left out with a log line. At most 31.
+   * Default: the built-in ones that work here, on loopback (`defaultTransports`).
+   */
+  readonly transports?: readonly TransferTransport[];
+  /** Of the default transports: shared secret of all agents that may connect. Transports that are passed have their own. */
+  readonly token?: string;
+  /** Default: real time. */
+  readonly clock?: Clock;
+  /** Default: silent. */
+  readonly log?: Logger;
   /** Names this life of the agent; default a random UUID. */
   readonly incarnation?: string;
   /** For posts without their own. Default 30 s. */
@@ -37,9 +45,10 @@ export interface AgentOptions {
 
 /** Opens an endpoint on each transport. Throws `TRANSFER_NO_TRANSPORT` when none is available. */
 export async function createAgent(options: AgentOptions): Promise<Agent> {
+  const { clock = realClock, log = silentLog, token } = options;
   const agent = new Agent(options);
   try {
-    await agent.open(options.transports);
+    await agent.open(options.transports ?? defaultTransports({ clock, log, token }));
   } catch (error) {
     await agent.close();
     throw error;
@@ -70,7 +79,7 @@ export class Agent {
   #closing: Promise<void> | undefined = undefined;
 
   constructor(options: AgentOptions) {
-    const { name, clock, log, deadlineMs = 30_000, maxRunningPerPeer = 1024 } = options;
+    const { name, clock = realClock, log = silentLog, deadlineMs = 30_000, maxRunningPerPeer = 1024 } = options;
     if (name === '') throw new ArmatureError('TRANSFER_AGENT_INVALID', 'an agent needs a name', { hint: 'pass a name unique among the agents that meet' });
     const counters = new TransferCounters();
     this.name = name;

@@ -1,6 +1,9 @@
+export { TransferStatus } from '@armature/contracts';
 export { Agent, createAgent } from './agent.ts';
 export type { AgentOptions } from './agent.ts';
 export { TransferCounters } from './counters.ts';
+export { defaultTransports } from './defaults.ts';
+export type { DefaultTransportOptions } from './defaults.ts';
 export { allocateDescriptors, blockDescriptors, descriptors, totalBytes } from './descriptors.ts';
 export type { BlockLayout } from './descriptors.ts';
 export { exchangeMetadata, fetchMetadata, pushMetadata, sendInvalidation } from './exchange/client.ts';

@@ -61,7 +61,7 @@ export class CudaEndpoint implements TransportEndpoint {
       latencyMicros: FIRST_LATENCY_MICROS,
       bytesPerMicro: FIRST_BYTES_PER_MICRO,
       place: (segment) => this.#place(segment),
-      open: () => new PeerDeviceMemory(runtime, settings.log),
+      open: () => new PeerDeviceMemory(runtime, settings.log, (ordinal) => void this.#engine(ordinal)),
     };
     this.#pins = new HostPins({ runtime, log: settings.log, counters: this.counters, isOn: options.pin });
     this.#self = new SelfPlans(host, runtime);

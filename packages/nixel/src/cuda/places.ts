@@ -128,18 +128,26 @@ interface OpenedPlace {
 export class PeerDeviceMemory implements PeerMemory {
   readonly #runtime: CudaRuntime;
   readonly #log: Logger;
+  readonly #use: (ordinal: number) => void;
   readonly #opened = new Map<string, OpenedPlace>();
 
-  constructor(runtime: CudaRuntime, log: Logger) {
+  /** `use`: this GPU will be copied on. Pins registered host memory. */
+  constructor(runtime: CudaRuntime, log: Logger, use: (ordinal: number) => void) {
     this.#runtime = runtime;
     this.#log = log;
+    this.#use = use;
   }
 
   pieces({ plan, local, remote }: PieceSources): CompiledCopies | TransferStatus {
     const here = ownSide(plan.local, local, this.#runtime);
     if (typeof here === 'number') return here;
     const there = this.#peerSide(plan.remote, remote, here.ordinal);
-    return typeof there === 'number' ? there : compile(plan, here, there);
+    if (typeof there === 'number') return there;
+    if (here.ordinal !== undefined || there.ordinal === undefined) return compile(plan, here, there);
+    // The first use of a GPU pins host memory.
+    this.#use(there.ordinal);
+    const again = ownSide(plan.local, local, this.#runtime);
+    return typeof again === 'number' ? again : compile(plan, again, there);
   }
 
   drop(segment: number): void {
@@ -165,12 +173,19 @@ export class PeerDeviceMemory implements PeerMemory {
       const at = isOurs ? place.ordinal : (near ?? this.#runtime.ordinalOf(place.uuid));
       if (at === undefined || (!isOurs && place.handle === undefined) || (ordinal !== undefined && ordinal !== at)) return TransferStatus.NotSupported;
       ordinal = at;
+      if (isOurs && !this.#isOurs(place, facts.lengthBytes)) return TransferStatus.TransportError;
       const base = isOurs ? place.address : this.#open(id, at, place, facts.lengthBytes);
       if (base === undefined) return TransferStatus.TransportError;
       bases.set(id, base);
       if (!isOurs) holds.push(() => this.#hold(at, place.handle!));
     }
     return { columns, bases, ordinal, isStaged: false, holds };
+  }
+
+  /** Told by a peer of this very process: still looked up, an address is a claim. */
+  #isOurs({ address }: DevicePlace, lengthBytes: number): boolean {
+    const range = this.#runtime.driver.rangeOf(address);
+    return range !== undefined && address + BigInt(lengthBytes) <= range.base + BigInt(range.lengthBytes);
   }
 
   #hold(ordinal: number, handle: Uint8Array): Hold {

@@ -16,8 +16,10 @@ export type MetadataParty = Pick<Agent, 'name' | 'incarnation' | 'metadata' | 'a
 
 export interface MetadataListenerOptions {
   readonly agent: MetadataParty;
-  readonly clock: Clock;
-  readonly log: Logger;
+  /** Default: real time. */
+  readonly clock?: Clock;
+  /** Default: silent. */
+  readonly log?: Logger;
   /** Default 127.0.0.1. Anything else should come with a token. */
   readonly host?: string;
   /** Default 0: any free port, see `address`. */
