@@ -38,6 +38,7 @@ export default [
       'packages/cli/src/**/*.ts',
       'packages/http-uws/src/**/*.ts',
       'packages/frontend-openai/src/node-*.ts',
+      'packages/nixel/src/leaves/**/*.ts',
       'packages/nixel/src/tcp/**/*.ts',
       'packages/serving/src/tcp-plane/**/*.ts',
     ],

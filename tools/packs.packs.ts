@@ -1,6 +1,8 @@
 import { execFileSync, spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -116,7 +118,44 @@ describe('packages install alone', () => {
       server.kill('SIGTERM');
     }
   });
+
+  it('nixel alone moves blocks between two processes: the example its README begins with', async () => {
+    const example = join(root, 'examples/nixel-two-processes');
+    const readme = readFileSync(join(root, 'packages/nixel/README.md'), 'utf8');
+    const files = ['owner.js', 'reader.js'].map((file) => readFileSync(join(example, file), 'utf8'));
+    expect([...readme.matchAll(/```js\n([\s\S]*?)```/g)].slice(0, 2).map(([, code]) => code)).toEqual(files);
+    const dir = join(scratch, 'two-processes');
+    mkdirSync(dir);
+    writeFileSync(join(dir, 'package.json'), '{ "name": "newcomer", "private": true, "type": "module" }');
+    const needed = [...workspaceClosure('nixel')].map((name) => tarballs.get(name) as string);
+    execFileSync('npm', ['install', '--no-audit', '--no-fund', '--omit=dev', '--prefer-offline', '--ignore-scripts', ...needed], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+    const [ownerCode = '', readerCode = ''] = files;
+    const run = async (owner: string): Promise<string> => {
+      const port = await freePort();
+      writeFileSync(join(dir, 'owner.js'), owner.replace('7300', String(port)));
+      writeFileSync(join(dir, 'reader.js'), readerCode.replace('7300', String(port)));
+      const server = spawn(process.execPath, ['owner.js'], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+      try {
+        await untilReady(server);
+        return execFileSync(process.execPath, ['reader.js'], { cwd: dir, encoding: 'utf8', timeout: 20_000 });
+      } finally {
+        server.kill('SIGTERM');
+      }
+    };
+    expect(await run(ownerCode)).toMatch(/isDone: true, bytes: 196608, isEqual: true .* transfers: 1, bytes: 196608/);
+    // Sabotage: other bytes at the owner are seen.
+    expect(await run(ownerCode.replace('fill(block,', 'fill(block + 1,'))).toMatch(/isDone: true, bytes: 196608, isEqual: false/);
+  });
 });
+
+function freePort(): Promise<number> {
+  return new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as AddressInfo;
+      server.close(() => resolve(port));
+    });
+  });
+}
 
 /** Standard output up to the line that says how to stop. */
 function untilReady(server: ChildProcess): Promise<string> {

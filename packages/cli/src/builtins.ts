@@ -4,13 +4,13 @@ import { reference } from '@armature/backend-reference';
 import { vllm } from '@armature/backend-vllm';
 import { node, openai } from '@armature/frontend-openai';
 import { uws } from '@armature/http-uws';
-import { cmaTransport, fileTransport, memoryTransport, shmTransport, tcpTransport } from '@armature/nixel';
+import { cmaTransport, cudaTransport, fileTransport, memoryTransport, shmTransport, tcpTransport } from '@armature/nixel';
 import { huggingface } from '@armature/preprocessor';
 import { routerPlugins } from '@armature/router-kv';
 import { servingPlugins } from '@armature/serving';
 
 /** The plug-ins that come with `armature`; they use the same door as foreign ones. */
 export async function builtins(): Promise<readonly PluginDescriptor[]> {
-  const all: readonly unknown[] = [...servingPlugins, ...routerPlugins, openai, node, uws, huggingface, reference, mock, vllm, memoryTransport, tcpTransport, shmTransport, cmaTransport, fileTransport];
+  const all: readonly unknown[] = [...servingPlugins, ...routerPlugins, openai, node, uws, huggingface, reference, mock, vllm, memoryTransport, tcpTransport, shmTransport, cmaTransport, fileTransport, cudaTransport];
   return all as readonly PluginDescriptor[];
 }

@@ -2,6 +2,7 @@ import type { ErrorData } from './errors.ts';
 import type { InferenceEnd, SamplingParams, StopParams, TokenSink } from './inference.ts';
 import type { KvEvent } from './kv-events.ts';
 import type { Lifecycle } from './plugin.ts';
+import type { SegmentLocation } from './transfer-transport.ts';
 import type { WorkerRole } from './worker.ts';
 
 /** What an engine is; fixed once started. */
@@ -107,6 +108,40 @@ export interface KvSegment {
   readonly buffer: ArrayBuffer | SharedArrayBuffer;
   readonly byteOffset: number;
   readonly lengthBytes: number;
+  /** Of its first byte, when other processes of this host can map it: they then read it without a socket. */
+  readonly location?: Extract<SegmentLocation, { type: 'shared' }>;
+}
+
+/** Dimensions of a KV segment. `kv` is keys and values (or one plane for latent attention), `token` lies within a block, `dim` within a head. */
+export type KvDimension = 'layer' | 'kv' | 'block' | 'token' | 'head' | 'dim';
+
+/**
+ * What the bytes of a segment are: a dense tensor over six dimensions, `order` outermost first. Examples of `order`:
+ * `layer kv block token head dim` layer-major NHD (vLLM's default) · `layer kv block head token dim` layer-major HND ·
+ * `block layer kv token head dim` block-major (one block is one run of bytes).
+ * Travels in the metadata of its segment; facts of both sides are compared before the first byte moves.
+ */
+export interface KvLayout {
+  /** Names weights and tokenizer; blocks of other models mean nothing. */
+  readonly model: string;
+  /** Name of the element type, for example `bf16`. */
+  readonly dtype: string;
+  readonly dtypeBytes: 1 | 2 | 4 | 8;
+  /** Tokens per block. */
+  readonly blockSize: number;
+  readonly layers: number;
+  /** 2: keys and values; 1: one plane (latent attention). */
+  readonly planes: 1 | 2;
+  /** Of the whole model. */
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** Ranks the heads are split over; more ranks than heads hold copies. */
+  readonly tpSize: number;
+  readonly tpRank: number;
+  /** All six dimensions, outermost first. */
+  readonly order: readonly KvDimension[];
+  /** Blocks in the segment. */
+  readonly blocks: number;
 }
 
 /** How blocks lie in the arena: block `b` is `pieces` runs of `pieceBytes` at `b * blockStrideBytes + p * pieceStrideBytes` of segment 0. */
@@ -118,6 +153,8 @@ export interface KvArena {
   readonly pieceStrideBytes: number;
   /** Equal fingerprints: blocks may be copied byte for byte. */
   readonly layoutFingerprint: string;
+  /** What the bytes of segment 0 are: lets ranks and orders be converted on the way. Absent: blocks move byte for byte only. */
+  readonly layout?: KvLayout;
 }
 
 export interface KvReservation {

@@ -71,6 +71,8 @@ export interface Candidates {
   readonly objectBlocks: Int32Array;
   /** KV blocks in use on the worker if the request went there, blocks shared by its requests counted once. */
   readonly decodeBlocks: Float64Array;
+  /** How far the worker's share of the latest requests lies above the mean of the candidates (0.1 = 10 %), below: negative. */
+  readonly excessShare: Float64Array;
 }
 
 /** Receives the workers' life and their KV events, in order per worker. */

@@ -4,8 +4,6 @@ import { MemoryTransport } from './memory-transport.ts';
 import { ShmTransport } from './shm/shm-transport.ts';
 import { TcpTransport } from './tcp/tcp-transport.ts';
 
-export { realClock } from './leaves/real-clock.ts';
-
 const nothing = (): void => undefined;
 
 /** Says nothing. */

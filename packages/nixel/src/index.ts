@@ -47,3 +47,9 @@ export type { FileTransportConfig, FileTransportOptions } from './file/file-tran
 export { openFile } from './file/open-file.ts';
 export type { OpenFile, OpenFileOptions } from './file/open-file.ts';
 export { fileTransport } from './file/plugin.ts';
+export { CudaTransport } from './cuda/cuda-transport.ts';
+export type { CudaTransportConfig, CudaTransportOptions } from './cuda/cuda-transport.ts';
+export { allocateDeviceMemory, DeviceMemory, openDeviceMemory, pinMemory, wrapDeviceMemory } from './cuda/device-memory.ts';
+export type { DeviceMemoryHandle } from './cuda/device-memory.ts';
+export { cudaTransport } from './cuda/plugin.ts';
+export { cudaMissing, cudaRuntime, CudaRuntime } from './cuda/runtime.ts';

@@ -1,10 +1,13 @@
 import type { JsonSchema, PluginSlot } from '@armature/contracts';
 import type { KvFactsConfig } from './facts/kv-facts.ts';
+import { expectedWorkDefaults } from './scorers/expected-work.ts';
+import type { ExpectedWorkWeights } from './scorers/expected-work.ts';
 import { kvCostDefaults } from './scorers/kv-cost.ts';
 import type { KvCostWeights } from './scorers/kv-cost.ts';
 
 /** Config of the `kv` policy: weights of its cost, bounds of its facts, and pieces added to it. */
-export interface KvPolicyConfig extends KvCostWeights, KvFactsConfig {
+export interface KvPolicyConfig extends KvCostWeights, ExpectedWorkWeights, KvFactsConfig {
+  readonly cost: 'expected-work' | 'kv-cost';
   readonly temperature: number;
   readonly filters: readonly PluginSlot<'router-filter'>[];
   readonly scorers: readonly { readonly scorer: PluginSlot<'router-scorer'>; readonly weight: number }[];
@@ -12,7 +15,9 @@ export interface KvPolicyConfig extends KvCostWeights, KvFactsConfig {
 }
 
 export const kvPolicyDefaults: KvPolicyConfig = Object.freeze({
+  cost: 'expected-work',
   ...kvCostDefaults,
+  ...expectedWorkDefaults,
   temperature: 0,
   trackOutputBlocks: true,
   requestExpirySeconds: 300,
@@ -24,30 +29,46 @@ export const kvPolicyDefaults: KvPolicyConfig = Object.freeze({
   scorers: [],
 });
 
-const weight = (name: keyof KvCostWeights | 'temperature', description: string): JsonSchema => ({
+const weight = (name: keyof KvCostWeights | keyof ExpectedWorkWeights | 'temperature', description: string): JsonSchema => ({
   type: 'number',
   minimum: 0,
   default: kvPolicyDefaults[name],
   description,
 });
 
-const costProperties = {
+/** Weights that both costs have. */
+const creditProperties = {
   overlapCredit: weight('overlapCredit', 'Blocks of cost taken off per leading prompt block the worker holds on its device. Above 1, locality outweighs load; 0 ignores the device cache.'),
-  overlapDecay: weight('overlapDecay', 'How fast the device credit shrinks on a worker with more queued prefill than the least queued one; 0 = never.'),
-  prefillLoadScale: weight('prefillLoadScale', 'Weight of prefill blocks (queued plus this prompt, less credit) against decode blocks.'),
-  activeRequestWeight: weight('activeRequestWeight', 'Blocks of cost per request that runs on the worker.'),
   hostCredit: weight('hostCredit', 'As overlapCredit, for blocks whose best tier is host memory (G2).'),
   diskCredit: weight('diskCredit', 'As overlapCredit, for blocks whose best tier is local disk (G3).'),
   objectCredit: weight('objectCredit', 'As overlapCredit, for blocks whose best tier is the object store (G4). All workers reach it, so it seldom decides.'),
 };
+const expectedWorkProperties = {
+  missWeight: weight('missWeight', 'What a prompt block costs that the worker does not hold: its own prefill, and the cached block it evicts (expected-work).'),
+  shareTolerance: weight('shareTolerance', 'A worker this far above its share of the latest requests gets no credit for what it holds: 0.15 = 15 %; 0 = no such limit (expected-work).'),
+  utilisationWeight: weight('utilisationWeight', 'Weight of KV in use: 1 = on a worker whose KV is full every prompt block costs one more (expected-work).'),
+};
+const kvCostProperties = {
+  overlapDecay: weight('overlapDecay', 'How fast the device credit shrinks on a worker with more queued prefill than the least queued one; 0 = never (kv-cost).'),
+  prefillLoadScale: weight('prefillLoadScale', 'Weight of prefill blocks (queued plus this prompt, less credit) against decode blocks (kv-cost).'),
+  activeRequestWeight: weight('activeRequestWeight', 'Blocks of cost per request that runs on the worker (kv-cost).'),
+};
 
-export const kvCostSchema: JsonSchema = { type: 'object', additionalProperties: false, properties: costProperties };
+export const kvCostSchema: JsonSchema = { type: 'object', additionalProperties: false, properties: { ...creditProperties, ...kvCostProperties } };
+export const expectedWorkSchema: JsonSchema = { type: 'object', additionalProperties: false, properties: { ...creditProperties, ...expectedWorkProperties } };
 
 export const kvPolicySchema: JsonSchema = {
   type: 'object',
   additionalProperties: false,
   properties: {
-    ...costProperties,
+    cost: {
+      enum: ['expected-work', 'kv-cost'],
+      default: kvPolicyDefaults.cost,
+      description: 'The cost: expected-work (what a request adds to the work of all; docs/routing-quality.md) or kv-cost (the formula of Dynamo 1.6.1).',
+    },
+    ...creditProperties,
+    ...expectedWorkProperties,
+    ...kvCostProperties,
     temperature: weight('temperature', '0 = lowest cost wins, ties at random. Above 0 = softmax over costs normalised to [0, 1]: 0.1 prefers the best, 1 is nearly even.'),
     trackOutputBlocks: {
       type: 'boolean',

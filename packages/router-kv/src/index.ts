@@ -1,4 +1,4 @@
-import { kv, kvCost, leastLoaded, powerOfTwo, random, requiredTaints, roundRobin, softmax } from './plugin.ts';
+import { expectedWork, kv, kvCost, leastLoaded, powerOfTwo, random, requiredTaints, roundRobin, softmax } from './plugin.ts';
 
 export { ActiveBlocks } from './load/active-blocks.ts';
 export type { ActiveBlocksOptions } from './load/active-blocks.ts';
@@ -14,11 +14,11 @@ export { PipelinePolicy } from './pipeline/pipeline-policy.ts';
 export type { PipelineOptions, WeightedScorer } from './pipeline/pipeline-policy.ts';
 export { RecentShares } from './load/recent-shares.ts';
 export { ExpectedWorkScorer, expectedWorkDefaults } from './scorers/expected-work.ts';
-export type { ExpectedWorkWeights, ShareColumn } from './scorers/expected-work.ts';
+export type { ExpectedWorkWeights } from './scorers/expected-work.ts';
 export { KvCostScorer, kvCostDefaults } from './scorers/kv-cost.ts';
 export type { KvCostWeights } from './scorers/kv-cost.ts';
 export { LeastLoadedPolicy, PowerOfTwoPolicy, RandomPolicy, RoundRobinPolicy } from './simple-policies.ts';
 export { kv, leastLoaded, powerOfTwo, random, roundRobin };
 
 /** All plug-ins of this package. */
-export const routerPlugins = [kv, roundRobin, random, leastLoaded, powerOfTwo, kvCost, softmax, requiredTaints] as const;
+export const routerPlugins = [kv, roundRobin, random, leastLoaded, powerOfTwo, expectedWork, kvCost, softmax, requiredTaints] as const;

@@ -8,7 +8,7 @@ import { KvPolicy } from './kv-policy.ts';
 
 function create(config: Partial<KvPolicyConfig> = {}, workers = 4, seed = 1) {
   const context = fakeContext(seed);
-  const policy = new KvPolicy({ ...kvPolicyDefaults, predictSeconds: 0, ...config }, context);
+  const policy = new KvPolicy({ ...kvPolicyDefaults, cost: 'kv-cost', predictSeconds: 0, ...config }, context);
   for (let slot = 0; slot < workers; slot++) policy.kv.joined(slot, workerRecord(slot));
   return { policy, context };
 }
@@ -237,4 +237,29 @@ test('scoring 64 workers does not allocate per candidate', async () => {
   console.log(`collections: ${quiet} scoring, ${allocating} with one object per candidate`);
   expect(allocating).toBeGreaterThanOrEqual(3);
   expect(quiet).toBeLessThan(3);
+});
+
+// The pains of users of other routers, on the default cost, with what production knows.
+const cost = 'expected-work';
+
+test('one hot prefix, requests one after the other: everybody gets a share (Dynamo #7836)', () => {
+  for (const chains of [1, 2]) {
+    const { policy } = create({ cost, predictSeconds: 5 }, 5, 3);
+    policy.kv.apply(0, storedEvent(1, chainHashes(0, 8)));
+    const chosen = route(policy, 2_000, 5, (i) => routingRequest({ id: `r${i}`, chain: i % chains, blocks: 8 }), 1);
+    for (const count of chosen) expect(count, `${chains} hot prefixes: ${chosen}`).toBeGreaterThan(2_000 / 5 / 2);
+  }
+});
+
+test('cold prompts one after the other do not all land on one worker', () => {
+  const { policy } = create({ cost, predictSeconds: 5 }, 5, 4);
+  const chosen = route(policy, 100, 5, (i) => routingRequest({ id: `r${i}`, chain: 100 + i, blocks: 8 }), 1);
+  for (const count of chosen) expect(count, String(chosen)).toBe(20);
+});
+
+test('a burst of siblings stays together instead of being computed by everybody', () => {
+  const apart = create({ cost, predictSeconds: 0, shareTolerance: 0 }, 8, 5);
+  const together = create({ cost, predictSeconds: 5, shareTolerance: 0 }, 8, 5);
+  const burst = (policy: KvPolicy): number => route(policy, 8, 8, (i) => routingRequest({ id: `r${i}`, chain: 7, blocks: 64 }), 8).filter((count) => count > 0).length;
+  expect(burst(together.policy)).toBeLessThan(burst(apart.policy));
 });

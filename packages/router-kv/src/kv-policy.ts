@@ -5,6 +5,7 @@ import { RequiredTaintsFilter } from './filters/required-taints.ts';
 import { SoftmaxPicker } from './pickers/softmax.ts';
 import { PipelinePolicy } from './pipeline/pipeline-policy.ts';
 import type { PipelineOptions } from './pipeline/pipeline-policy.ts';
+import { ExpectedWorkScorer } from './scorers/expected-work.ts';
 import { KvCostScorer } from './scorers/kv-cost.ts';
 import { SessionScorer } from './scorers/session.ts';
 import { PreferredTaintsScorer } from './scorers/taints.ts';
@@ -32,7 +33,7 @@ function compose(config: KvPolicyConfig, context: KvPolicyContext): PipelineOpti
     facts: new KvFacts(config, context),
     filters: [new RequiredTaintsFilter(), ...config.filters.map((slot) => context.instance(slot))],
     scorers: [
-      builtin(new KvCostScorer(config)),
+      builtin(config.cost === 'kv-cost' ? new KvCostScorer(config) : new ExpectedWorkScorer(config)),
       ...config.scorers.map(({ scorer, weight }) => ({ scorer: context.instance(scorer), weight })),
       builtin(new SessionScorer()),
       builtin(new PreferredTaintsScorer()),

@@ -1,9 +1,11 @@
 import { definePlugin } from '@armature/contracts';
-import { emptySchema, kvCostSchema, kvPolicySchema } from './config.ts';
+import { emptySchema, expectedWorkSchema, kvCostSchema, kvPolicySchema } from './config.ts';
 import type { KvPolicyConfig } from './config.ts';
 import { RequiredTaintsFilter } from './filters/required-taints.ts';
 import { KvPolicy } from './kv-policy.ts';
 import { SoftmaxPicker } from './pickers/softmax.ts';
+import { ExpectedWorkScorer } from './scorers/expected-work.ts';
+import type { ExpectedWorkWeights } from './scorers/expected-work.ts';
 import { KvCostScorer } from './scorers/kv-cost.ts';
 import type { KvCostWeights } from './scorers/kv-cost.ts';
 import { LeastLoadedPolicy, PowerOfTwoPolicy, RandomPolicy, RoundRobinPolicy } from './simple-policies.ts';
@@ -38,6 +40,15 @@ export const kvCost = definePlugin<'router-scorer', KvCostWeights>({
   description: 'Uncached prefill plus decode load, in blocks (Dynamo 1.6.1).',
   configSchema: kvCostSchema,
   create: (config) => new KvCostScorer(config),
+});
+
+export const expectedWork = definePlugin<'router-scorer', ExpectedWorkWeights>({
+  kind: 'router-scorer',
+  contract: 'v1',
+  name: 'expected-work',
+  description: 'What a request adds to the work of all, in blocks of prefill; the default cost of kv.',
+  configSchema: expectedWorkSchema,
+  create: (config) => new ExpectedWorkScorer(config),
 });
 
 export const requiredTaints = definePlugin<'router-filter', Record<string, never>>({

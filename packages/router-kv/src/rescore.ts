@@ -1,6 +1,7 @@
 import type { Candidates, RouterScorer, RoutingRequest } from '@armature/contracts';
 import type { KvPolicyConfig } from './config.ts';
 import { kvPolicyDefaults } from './config.ts';
+import { ExpectedWorkScorer } from './scorers/expected-work.ts';
 import { KvCostScorer } from './scorers/kv-cost.ts';
 import { SessionScorer } from './scorers/session.ts';
 import { PreferredTaintsScorer } from './scorers/taints.ts';
@@ -32,7 +33,7 @@ export class Rescorer {
 
   constructor(config: Partial<KvPolicyConfig>) {
     const weights = { ...kvPolicyDefaults, ...config };
-    this.#scorers = new Map([new KvCostScorer(weights), new SessionScorer(), new PreferredTaintsScorer()].map((scorer) => [scorer.name, scorer]));
+    this.#scorers = new Map([new ExpectedWorkScorer(weights), new KvCostScorer(weights), new SessionScorer(), new PreferredTaintsScorer()].map((scorer) => [scorer.name, scorer]));
   }
 
   score(decision: RecordedDecision): Rescored {

@@ -144,6 +144,7 @@ function recorded(line: DecisionLine): RecordedDecision {
     diskBlocks: Int32Array.from(column('diskBlocks')),
     objectBlocks: Int32Array.from(column('objectBlocks')),
     decodeBlocks: Float64Array.from(column('decodeBlocks')),
+    excessShare: Float64Array.from(column('excessShare')),
   };
   const { hop, promptTokens, blocks, blockSize } = line;
   const none = { overlapCredit: NaN, temperature: NaN, prefillLoadScale: NaN, sharedCacheMultiplier: NaN, assumeKvReuse: undefined, trackPrefillTokens: undefined };

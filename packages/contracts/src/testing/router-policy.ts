@@ -18,7 +18,7 @@ function random(seed: number): (bound: number) => number {
 
 const hops = ['aggregated', 'prefill', 'decode'] as const;
 /** Columns that a policy may write. */
-const facts = ['overlapBlocks', 'hostBlocks', 'diskBlocks', 'objectBlocks', 'decodeBlocks'] as const;
+const facts = ['overlapBlocks', 'hostBlocks', 'diskBlocks', 'objectBlocks', 'decodeBlocks', 'excessShare'] as const;
 
 /** Any requests and candidates a host may bring. */
 function* situations(seed: number): Generator<{ request: RoutingRequest; candidates: Candidates; where: string }> {
@@ -272,11 +272,18 @@ function kvRules(create: RouterPolicyContractOptions['create']): ContractRule[] 
   ];
 }
 
-/** Costs over idle candidates and several requests: equal before and after means nothing was left behind. */
+/**
+ * The load that a policy sees on idle candidates, over several requests: equal before and after means nothing was left behind. A policy that writes
+ * `decodeBlocks` is held to that (its costs may also tell of the past: who was chosen lately); another one to its costs.
+ */
 function fingerprint(policy: RouterPolicy): number[] {
   const all: number[] = [];
   for (const hop of hops) {
-    for (const chain of [1, 2, 3]) all.push(...scored(policy, routingRequest({ chain, blocks: 12, hop }), idleCandidates(4)));
+    for (const chain of [1, 2, 3]) {
+      const candidates = idleCandidates(4);
+      const costs = scored(policy, routingRequest({ chain, blocks: 12, hop }), candidates);
+      all.push(...(candidates.decodeBlocks.some((blocks) => blocks !== 0) || hop === 'prefill' ? candidates.decodeBlocks : costs));
+    }
   }
   return all;
 }

@@ -57,6 +57,7 @@ export function idleCandidates(count: number, capacity = Math.max(1, count)): Ca
     diskBlocks: new Int32Array(capacity),
     objectBlocks: new Int32Array(capacity),
     decodeBlocks: new Float64Array(capacity),
+    excessShare: new Float64Array(capacity),
   };
 }
 

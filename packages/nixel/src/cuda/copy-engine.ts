@@ -2,7 +2,7 @@ import type { Clock, Logger, Timer } from '@armature/contracts';
 import { CudaResult, statusOf } from './binding.ts';
 import type { CopyDirection } from './binding.ts';
 import { CopyLane } from './copy-lane.ts';
-import type { LaneJob } from './copy-lane.ts';
+import type { LaneJob } from './lane-job.ts';
 import type { CudaCounters } from './counters.ts';
 import type { CudaRuntime } from './runtime.ts';
 

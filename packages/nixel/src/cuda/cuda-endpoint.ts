@@ -12,7 +12,8 @@ import type { CopyEngineOptions } from './copy-engine.ts';
 import { CudaCounters } from './counters.ts';
 import { CudaTransfer } from './cuda-transfer.ts';
 import { HostPins } from './host-pins.ts';
-import { encodePlace, PeerDeviceMemory, placeOf } from './places.ts';
+import { PeerDeviceMemory } from './peer-memory.ts';
+import { encodePlace, placeOf } from './places.ts';
 import type { CudaRuntime } from './runtime.ts';
 import { canMove, SelfPlans } from './self-plans.ts';
 

@@ -6,7 +6,7 @@ import type { PeerState } from '../local/peer-state.ts';
 import { CudaResult, statusOf } from './binding.ts';
 import type { CompiledCopies, Hold } from './copies.ts';
 import type { CopyEngine } from './copy-engine.ts';
-import { LaneJob } from './copy-lane.ts';
+import { LaneJob } from './lane-job.ts';
 
 /** A plan ready to be copied; holds for one epoch of the owner's page. */
 interface Ready {

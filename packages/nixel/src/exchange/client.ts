@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import net from 'node:net';
 import { ArmatureError } from '@armature/contracts';
 import type { Clock } from '@armature/contracts';
+import { realClock } from '../leaves/real-clock.ts';
 import { encodeHello, helloProof, NONCE_BYTES, proves, welcomeProof } from '../tcp/handshake.ts';
 import { EXCHANGE_PURPOSE } from './listener.ts';
 import type { MetadataParty } from './listener.ts';
@@ -9,10 +10,12 @@ import { decodeError, encodeSelection, exchangeInvalid, limitOf, message, Messag
 
 /** A MetadataListener, and who asks. */
 export interface ExchangeTarget {
-  readonly host: string;
+  /** Default 127.0.0.1. */
+  readonly host?: string;
   readonly port: number;
   readonly agent: Pick<MetadataParty, 'name' | 'incarnation'>;
-  readonly clock: Clock;
+  /** Default: real time. */
+  readonly clock?: Clock;
   readonly token?: string;
   /** For the whole exchange, connection included. Default 5 s. */
   readonly deadlineMs?: number;
@@ -50,7 +53,7 @@ export async function exchangeMetadata(agent: MetadataParty, target: Omit<Exchan
 }
 
 function ask(target: ExchangeTarget, type: number, body: Uint8Array, answer: number): Promise<Buffer> {
-  const { clock, host, port, deadlineMs = 5000 } = target;
+  const { clock = realClock, host = '127.0.0.1', port, deadlineMs = 5000 } = target;
   return new Promise((resolve, reject) => {
     const socket = net.connect({ host, port, noDelay: true });
     const timer = clock.setTimer(deadlineMs, () => {
@@ -128,7 +131,7 @@ class Dialog {
     const challenge = this.#challenge;
     if (challenge === undefined) throw exchangeInvalid('a welcome before the challenge');
     if (!proves(proof, welcomeProof(this.#target.token ?? '', challenge, this.#nonce))) {
-      throw new ArmatureError('TRANSFER_AUTH_FAILED', `${this.#target.host}:${this.#target.port} did not prove the shared token`, { hint: 'give all agents that meet the same token' });
+      throw new ArmatureError('TRANSFER_AUTH_FAILED', `${this.#target.host ?? '127.0.0.1'}:${this.#target.port} did not prove the shared token`, { hint: 'give all agents that meet the same token' });
     }
     this.#isAuthenticated = true;
     this.#socket.write(message(this.#question.type, this.#question.body));

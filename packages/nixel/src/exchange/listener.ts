@@ -3,6 +3,8 @@ import net from 'node:net';
 import { ArmatureError } from '@armature/contracts';
 import type { Clock, Logger, Timer } from '@armature/contracts';
 import type { Agent } from '../agent.ts';
+import { silentLog } from '../defaults.ts';
+import { realClock } from '../leaves/real-clock.ts';
 import { decodeMetadata } from '../metadata.ts';
 import { decodeHello, helloProof, NONCE_BYTES, proves, welcomeProof } from '../tcp/handshake.ts';
 import type { Hello } from '../tcp/handshake.ts';
@@ -51,16 +53,18 @@ export class MetadataListener {
   /** Messages served, and connections refused by code. */
   readonly counters: { fetched: number; pushed: number; invalidated: number; readonly refused: Map<string, number> } = { fetched: 0, pushed: 0, invalidated: 0, refused: new Map() };
   readonly #options: MetadataListenerOptions;
+  readonly #log: Logger;
   readonly #server: net.Server;
   readonly #connections = new Set<Connection>();
   #closing: Promise<void> | undefined = undefined;
 
   constructor(options: MetadataListenerOptions, server: net.Server) {
     this.#options = options;
+    this.#log = options.log ?? silentLog;
     this.#server = server;
     const { address, port } = server.address() as net.AddressInfo;
     this.address = { host: address, port };
-    if (options.token === undefined && !/^(127\.|::1$)/.test(address)) options.log.warn('metadata listener without a token', { host: address, port });
+    if (options.token === undefined && !/^(127\.|::1$)/.test(address)) this.#log.warn('metadata listener without a token', { host: address, port });
     server.on('connection', (socket) => this.#accept(socket));
   }
 
@@ -81,7 +85,7 @@ export class MetadataListener {
       served: (what) => void this.counters[what]++,
       refused: (error) => {
         this.counters.refused.set(error.code, (this.counters.refused.get(error.code) ?? 0) + 1);
-        this.#options.log.warn('metadata exchange refused', { code: error.code, reason: error.message });
+        this.#log.warn('metadata exchange refused', { code: error.code, reason: error.message });
       },
     });
     this.#connections.add(connection);
@@ -99,6 +103,7 @@ const MAX_UNREAD_BYTES = 4 << 20;
 class Connection {
   readonly #socket: net.Socket;
   readonly #options: MetadataListenerOptions;
+  readonly #clock: Clock;
   readonly #report: ConnectionReport;
   readonly #challenge: Buffer;
   readonly #reader: MessageReader;
@@ -108,6 +113,7 @@ class Connection {
   constructor(socket: net.Socket, options: MetadataListenerOptions, report: ConnectionReport) {
     this.#socket = socket;
     this.#options = options;
+    this.#clock = options.clock ?? realClock;
     this.#report = report;
     this.#challenge = randomBytes(NONCE_BYTES);
     this.#reader = new MessageReader((type) => limitOf(type, 'client', this.#hello !== undefined), (type, body) => this.#message(type, body));
@@ -187,11 +193,11 @@ class Connection {
 
   #wait(): void {
     this.#clear();
-    this.#timer = this.#options.clock.setTimer(this.#options.timeoutMs ?? 5000, () => this.#socket.destroy());
+    this.#timer = this.#clock.setTimer(this.#options.timeoutMs ?? 5000, () => this.#socket.destroy());
   }
 
   #clear(): void {
-    if (this.#timer !== undefined) this.#options.clock.clearTimer(this.#timer);
+    if (this.#timer !== undefined) this.#clock.clearTimer(this.#timer);
     this.#timer = undefined;
   }
 }

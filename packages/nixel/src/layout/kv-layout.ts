@@ -1,36 +1,7 @@
 import { ArmatureError } from '@armature/contracts';
+import type { KvDimension, KvLayout } from '@armature/contracts';
 
-/** Dimensions of a KV segment. `kv` is keys and values (or one plane for latent attention), `token` lies within a block, `dim` within a head. */
-export type KvDimension = 'layer' | 'kv' | 'block' | 'token' | 'head' | 'dim';
-
-/**
- * What the bytes of a segment are: a dense tensor over six dimensions, `order` outermost first. Examples of `order`:
- * `layer kv block token head dim` layer-major NHD (vLLM's default) · `layer kv block head token dim` layer-major HND ·
- * `block layer kv token head dim` block-major (one block is one run of bytes).
- * Travels in the metadata of its segment; facts of both sides are compared before the first byte moves.
- */
-export interface KvLayout {
-  /** Names weights and tokenizer; blocks of other models mean nothing. */
-  readonly model: string;
-  /** Name of the element type, for example `bf16`. */
-  readonly dtype: string;
-  readonly dtypeBytes: 1 | 2 | 4 | 8;
-  /** Tokens per block. */
-  readonly blockSize: number;
-  readonly layers: number;
-  /** 2: keys and values; 1: one plane (latent attention). */
-  readonly planes: 1 | 2;
-  /** Of the whole model. */
-  readonly kvHeads: number;
-  readonly headDim: number;
-  /** Ranks the heads are split over; more ranks than heads hold copies. */
-  readonly tpSize: number;
-  readonly tpRank: number;
-  /** All six dimensions, outermost first. */
-  readonly order: readonly KvDimension[];
-  /** Blocks in the segment. */
-  readonly blocks: number;
-}
+export type { KvDimension, KvLayout } from '@armature/contracts';
 
 export const KV_DIMENSIONS: readonly KvDimension[] = ['layer', 'kv', 'block', 'token', 'head', 'dim'];
 

@@ -1,6 +1,7 @@
 import type { Candidates, Clock, KvFollower, LoadFollower, Logger, Metrics, PluginContext, RoutingRequest, Timer, WorkerRecord } from '@armature/contracts';
 import { KvIndex } from '../kv-index.ts';
 import { ActiveBlocks } from '../load/active-blocks.ts';
+import { RecentShares } from '../load/recent-shares.ts';
 import { OverlapColumns } from '../overlap.ts';
 import { PredictedIndex } from '../predicted/predicted-index.ts';
 
@@ -32,6 +33,7 @@ export class KvFacts {
   readonly #index: KvIndex;
   readonly #predicted: PredictedIndex;
   readonly #active: ActiveBlocks;
+  readonly #shares: RecentShares;
   readonly #overlap: OverlapColumns;
   readonly #shared: OverlapColumns;
   #timer: Timer | undefined;
@@ -46,6 +48,7 @@ export class KvFacts {
     this.#index = new KvIndex(config.maxIndexBlocks);
     this.#predicted = new PredictedIndex({ maxBlocks: config.maxIndexBlocks });
     this.#active = new ActiveBlocks({ expiryMs: config.requestExpirySeconds * 1000, maxRequests: config.maxTrackedRequests, trackOutputBlocks: config.trackOutputBlocks });
+    this.#shares = new RecentShares();
     this.#overlap = new OverlapColumns();
     this.#shared = new OverlapColumns();
     this.#timer = undefined;
@@ -85,19 +88,24 @@ export class KvFacts {
     const { total, host, disk, object } = this.#overlap;
     const shared = this.#shared.total;
     const requestBlocks = this.#active.requestBlocks(request);
+    const predicts = request.hop === 'aggregated' && this.#config.predictSeconds > 0;
+    this.#shares.fill(candidates, candidates.excessShare);
     for (let i = 0; i < candidates.count; i++) {
       const slot = candidates.slots[i];
-      candidates.overlapBlocks[i] = total[slot] | 0; // a slot that never joined lies outside the columns and holds nothing
+      const running = shared[slot] | 0; // a slot that never joined lies outside the columns and holds nothing
+      // What a request on its way there will have computed by the time this one runs counts as held: siblings stay together.
+      candidates.overlapBlocks[i] = predicts && running > (total[slot] | 0) ? running : total[slot] | 0;
       candidates.hostBlocks[i] = host[slot] | 0;
       candidates.diskBlocks[i] = disk[slot] | 0;
       candidates.objectBlocks[i] = object[slot] | 0;
-      candidates.decodeBlocks[i] = tracksBlocks ? this.#active.blocks(slot) + requestBlocks - (shared[slot] | 0) : 0;
+      candidates.decodeBlocks[i] = tracksBlocks ? this.#active.blocks(slot) + requestBlocks - running : 0;
     }
   }
 
   #joined(slot: number, worker: WorkerRecord): void {
     this.#index.joined(slot, worker.totalBlocks);
     this.#active.joined(slot);
+    this.#shares.joined(slot, worker.role);
     if (worker.kvEvents) this.#eventless.delete(slot);
     else this.#eventless.add(slot);
     const ttlMs = 1000 * (worker.kvEvents ? this.#config.predictSeconds : this.#config.eventlessSeconds);
@@ -107,11 +115,13 @@ export class KvFacts {
   #left(slot: number): void {
     this.#index.left(slot);
     this.#active.left(slot);
+    this.#shares.left(slot);
     this.#predicted.left(slot);
   }
 
   #dispatched(slot: number, request: RoutingRequest): void {
     const nowMs = this.#clock.nowMs();
+    this.#shares.dispatched(slot);
     // What a decode worker receives it says itself, if it says anything.
     if (request.hop !== 'decode' || this.#eventless.has(slot)) this.#predicted.routed(slot, request.sequenceHashes, request.blocks, nowMs);
     if (request.hop === 'prefill') return;

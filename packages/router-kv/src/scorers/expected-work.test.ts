@@ -2,16 +2,16 @@ import type { Candidates } from '@armature/contracts';
 import { idleCandidates, routingRequest } from '@armature/contracts/testing/routing-fixtures';
 import { describe, expect, it } from 'vitest';
 import { ExpectedWorkScorer, expectedWorkDefaults } from './expected-work.ts';
-import type { ExpectedWorkWeights, ShareColumn } from './expected-work.ts';
+import type { ExpectedWorkWeights } from './expected-work.ts';
 
 /** A prompt of 100 blocks of 16 tokens. */
 const request = routingRequest({ blocks: 100, blockSize: 16 });
 
-function pool(count: number): Candidates & ShareColumn {
+function pool(count: number): Candidates {
   return { ...idleCandidates(count), excessShare: new Float64Array(count) };
 }
 
-function costsOf(candidates: Candidates & ShareColumn, weights: Partial<ExpectedWorkWeights> = {}, of = request): number[] {
+function costsOf(candidates: Candidates, weights: Partial<ExpectedWorkWeights> = {}, of = request): number[] {
   const costs = new Float64Array(candidates.count);
   new ExpectedWorkScorer({ ...expectedWorkDefaults, ...weights }).score(of, candidates, costs);
   return [...costs];

@@ -26,11 +26,6 @@ export const expectedWorkDefaults: ExpectedWorkWeights = Object.freeze({
   utilisationWeight: 1,
 });
 
-/** A fact beside those of the candidates: how far each one's share of the latest requests is above the mean (0.1 = 10 %), below: negative. */
-export interface ShareColumn {
-  readonly excessShare: Float64Array;
-}
-
 /** Between equals the worker with the least recent requests. Prompts of a few tokens, which cost nothing anywhere, even the shares out. */
 const TIE_BLOCKS = 0.01;
 
@@ -57,18 +52,18 @@ export class ExpectedWorkScorer implements RouterScorer {
     this.#terms = new Float64Array(TERMS);
   }
 
-  score(request: RoutingRequest, candidates: Candidates & ShareColumn, costs: Float64Array): void {
+  score(request: RoutingRequest, candidates: Candidates, costs: Float64Array): void {
     for (let i = 0; i < candidates.count; i++) costs[i] += this.#cost(request, candidates, i);
   }
 
-  explain(request: RoutingRequest, candidates: Candidates & ShareColumn, index: number): Record<string, number> {
+  explain(request: RoutingRequest, candidates: Candidates, index: number): Record<string, number> {
     this.#cost(request, candidates, index);
     const terms: Record<string, number> = {};
     for (let t = 0; t < TERMS; t++) terms[TERM_NAMES[t]] = this.#terms[t];
     return terms;
   }
 
-  #cost(request: RoutingRequest, candidates: Candidates & ShareColumn, i: number): number {
+  #cost(request: RoutingRequest, candidates: Candidates, i: number): number {
     const weights = this.#weights;
     const terms = this.#terms;
     const { blockSize, promptTokens } = request;

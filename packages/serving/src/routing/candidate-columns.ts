@@ -19,5 +19,6 @@ export function newCandidateColumns(capacity: number): CandidateColumns {
     diskBlocks: new Int32Array(capacity),
     objectBlocks: new Int32Array(capacity),
     decodeBlocks: new Float64Array(capacity),
+    excessShare: new Float64Array(capacity),
   };
 }

@@ -4,7 +4,7 @@ import type { CandidateColumns } from './candidate-columns.ts';
 import type { CandidateRecord, DecisionRecord } from './records.ts';
 
 /** Columns of a candidate's row in the ring. */
-const FACTS = 14;
+const FACTS = 15;
 const CAPACITY_DOUBLES = 1 << 20;
 
 /**
@@ -69,6 +69,7 @@ export class DecisionRing {
       rows[at + 11] = candidates.objectBlocks[i]!;
       rows[at + 12] = candidates.decodeBlocks[i]!;
       rows[at + 13] = candidates.slots[i]!;
+      rows[at + 14] = candidates.excessShare[i]!;
       if (parts !== undefined) for (let p = 0; p < this.#parts.length; p++) rows[at + FACTS + p] = parts.costs[i * this.#parts.length + p]!;
     }
     return new Decision(this, request, chosen, offset, count);
@@ -93,6 +94,7 @@ export class DecisionRing {
         diskBlocks: columns.diskBlocks[i]!,
         objectBlocks: columns.objectBlocks[i]!,
         decodeBlocks: columns.decodeBlocks[i]!,
+        excessShare: columns.excessShare[i]!,
         activeRequests: columns.activeRequests[i]!,
         activePrefillTokens: columns.activePrefillTokens[i]!,
         activeBlocks: columns.activeBlocks[i]!,
@@ -120,6 +122,7 @@ export class DecisionRing {
     columns.objectBlocks[i] = rows[at + 11]!;
     columns.decodeBlocks[i] = rows[at + 12]!;
     columns.slots[i] = rows[at + 13]!;
+    columns.excessShare[i] = rows[at + 14]!;
     return this.#workers.get(rows[at]!) ?? ({ instanceId: `worker ${rows[at]} (gone)`, taints: [] as readonly string[] } as WorkerRecord);
   }
 

@@ -11,6 +11,7 @@ export interface CandidateRecord {
   readonly diskBlocks: number;
   readonly objectBlocks: number;
   readonly decodeBlocks: number;
+  readonly excessShare: number;
   readonly activeRequests: number;
   readonly activePrefillTokens: number;
   readonly activeBlocks: number;

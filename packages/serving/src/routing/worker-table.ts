@@ -133,6 +133,7 @@ export class WorkerTable {
       columns.diskBlocks[count] = 0;
       columns.objectBlocks[count] = 0;
       columns.decodeBlocks[count] = 0;
+      columns.excessShare[count] = 0;
       this.#costs[count] = 0;
       count++;
     }

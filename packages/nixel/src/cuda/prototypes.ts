@@ -1,0 +1,36 @@
+// Symbols and argument orders are the ABI of libcuda.so.1, checked against cuda.h of 12.8 and 13.0 (docs/nixel-cuda.md). CUdevice is int,
+// CUdeviceptr u64, handles are pointers; results come through cells of eight bytes. In a 13.x driver `cuMemcpyBatchAsync` is still the
+// function of 12.8 (the one without failIdx is `cuMemcpyBatchAsync_v2`).
+export const PROTOTYPES = {
+  cuInit: 'int cuInit(uint32_t flags)',
+  cuDriverGetVersion: 'int cuDriverGetVersion(void *version)',
+  cuGetErrorName: 'int cuGetErrorName(int error, _Out_ const char **name)',
+  cuDeviceGetCount: 'int cuDeviceGetCount(void *count)',
+  cuDeviceGet: 'int cuDeviceGet(void *device, int ordinal)',
+  cuDeviceGetName: 'int cuDeviceGetName(void *name, int length, int device)',
+  cuDeviceGetUuid: 'int cuDeviceGetUuid_v2(void *uuid, int device)',
+  cuDevicePrimaryCtxRetain: 'int cuDevicePrimaryCtxRetain(void *context, int device)',
+  cuDevicePrimaryCtxRelease: 'int cuDevicePrimaryCtxRelease_v2(int device)',
+  cuCtxSetCurrent: 'int cuCtxSetCurrent(uintptr_t context)',
+  cuMemAlloc: 'int cuMemAlloc_v2(void *address, size_t bytes)',
+  cuMemFree: 'int cuMemFree_v2(uint64_t address)',
+  cuMemGetAddressRange: 'int cuMemGetAddressRange_v2(void *base, void *bytes, uint64_t address)',
+  cuPointerGetAttribute: 'int cuPointerGetAttribute(void *value, int attribute, uint64_t address)',
+  cuMemHostRegister: 'int cuMemHostRegister_v2(uintptr_t address, size_t bytes, uint32_t flags)',
+  cuMemHostUnregister: 'int cuMemHostUnregister(uintptr_t address)',
+  cuIpcGetMemHandle: 'int cuIpcGetMemHandle(void *handle, uint64_t address)',
+  cuIpcCloseMemHandle: 'int cuIpcCloseMemHandle(uint64_t address)',
+  cuStreamCreate: 'int cuStreamCreate(void *stream, uint32_t flags)',
+  cuStreamDestroy: 'int cuStreamDestroy_v2(uintptr_t stream)',
+  cuStreamQuery: 'int cuStreamQuery(uintptr_t stream)',
+  cuStreamSynchronize: 'int cuStreamSynchronize(uintptr_t stream)',
+  cuEventCreate: 'int cuEventCreate(void *event, uint32_t flags)',
+  cuEventDestroy: 'int cuEventDestroy_v2(uintptr_t event)',
+  cuEventRecord: 'int cuEventRecord(uintptr_t event, uintptr_t stream)',
+  cuEventQuery: 'int cuEventQuery(uintptr_t event)',
+  toDevice: 'int cuMemcpyHtoDAsync_v2(uint64_t target, uintptr_t source, size_t bytes, uintptr_t stream)',
+  fromDevice: 'int cuMemcpyDtoHAsync_v2(uintptr_t target, uint64_t source, size_t bytes, uintptr_t stream)',
+  onDevice: 'int cuMemcpyDtoDAsync_v2(uint64_t target, uint64_t source, size_t bytes, uintptr_t stream)',
+} as const;
+
+export const BATCH_PROTOTYPE = 'int cuMemcpyBatchAsync(void *targets, void *sources, void *sizes, size_t count, void *attributes, void *attributeStarts, size_t attributeCount, void *failIndex, uintptr_t stream)';
