@@ -355,9 +355,16 @@ describe('GPU memory of another process', () => {
     const read = a.agent.prepare({ op: 'read', peer: 'b', ...pieces(host.id, there.id, 1, 1000) });
     expect(await a.agent.run(read)).toBe(TransferStatus.NotAllowed);
     expect(a.driver.counts.imports).toBe(0);
-    const revoke = b.agent.grant({ peer: 'a', segment: there.id, offset: 0, length: 1000, op: 'read' } as Parameters<Agent['grant']>[0]);
+    const revoke = b.agent.grant({ peer: 'a', segment: there.id, offset: 0, length: 1000, op: 'read' });
     expect(await a.agent.run(read)).toBe(TransferStatus.Done);
+    // Taken back while a copy runs: what was copied since is not what was allowed.
+    a.driver.isManual = true;
+    const running = a.agent.run(read);
+    await turns(10);
+    expect(a.agent.check(read)).toBe(TransferStatus.InProgress);
     revoke();
+    a.driver.runAll();
+    expect(await running).toBe(TransferStatus.NotAllowed);
     expect(await a.agent.run(read)).toBe(TransferStatus.NotAllowed);
   });
 });

@@ -89,7 +89,7 @@ export class KvFacts {
     const shared = this.#shared.total;
     const requestBlocks = this.#active.requestBlocks(request);
     const predicts = request.hop === 'aggregated' && this.#config.predictSeconds > 0;
-    this.#shares.fill(candidates, candidates.excessShare);
+    this.#shares.fill(candidates, candidates.excessShare, this.#clock.nowMs());
     for (let i = 0; i < candidates.count; i++) {
       const slot = candidates.slots[i];
       const running = shared[slot] | 0; // a slot that never joined lies outside the columns and holds nothing
@@ -121,7 +121,7 @@ export class KvFacts {
 
   #dispatched(slot: number, request: RoutingRequest): void {
     const nowMs = this.#clock.nowMs();
-    this.#shares.dispatched(slot);
+    this.#shares.dispatched(slot, nowMs);
     // What a decode worker receives it says itself, if it says anything.
     if (request.hop !== 'decode' || this.#eventless.has(slot)) this.#predicted.routed(slot, request.sequenceHashes, request.blocks, nowMs);
     if (request.hop === 'prefill') return;

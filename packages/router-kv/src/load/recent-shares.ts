@@ -5,18 +5,26 @@ import type { Candidates, WorkerRole } from '@armature/contracts';
 const WINDOW = 64;
 /** As if each worker had had this many more: the first requests of a pool say little about shares. */
 const DAMPING = 2;
+/** So many requests above or below the mean are no imbalance: a chat that is alone stays with the worker that has its KV. */
+const SLACK = 4;
+/** What they count for all the same, so that equals still take turns. */
+const SLACK_WEIGHT = 0.01;
+/** Requests are forgotten by time, too: who had more a few minutes ago does not matter now. */
+const TIME_CONSTANT_MS = 60_000;
 
-/** How the latest requests were spread over the workers; forgets by count, not by time, so that a quiet night changes nothing. */
+/** How the latest requests were spread over the workers. */
 export class RecentShares {
   /** By slot: requests, older ones counting less. -1 = no such worker. */
   #counts: Float64Array;
   readonly #roles: (WorkerRole | undefined)[];
   #workers: number;
+  #decayedAtMs: number;
 
   constructor() {
     this.#counts = new Float64Array(32).fill(-1);
     this.#roles = [];
     this.#workers = 0;
+    this.#decayedAtMs = 0;
   }
 
   /** A new worker starts with what the others of its role have on average: it gets its share, not everything until it has caught up. */
@@ -46,20 +54,30 @@ export class RecentShares {
     this.#workers--;
   }
 
-  dispatched(slot: number): void {
+  dispatched(slot: number, nowMs: number): void {
     if (this.#roles[slot] === undefined) return;
-    const kept = 1 - 1 / (WINDOW * this.#workers);
+    const kept = (1 - 1 / (WINDOW * this.#workers)) * this.#fading(nowMs);
+    this.#decayedAtMs = nowMs;
     for (let other = 0; other < this.#roles.length; other++) if (this.#counts[other] > 0) this.#counts[other] *= kept;
     this.#counts[slot]++;
   }
 
   /** For each candidate how far its share lies above (below: negative) the mean of the candidates: 0.1 = 10 % more than its share. */
-  fill(candidates: Candidates, excessShare: Float64Array): void {
+  fill(candidates: Candidates, excessShare: Float64Array, nowMs: number): void {
     const { count, slots } = candidates;
+    const fading = this.#fading(nowMs);
     let sum = 0;
     for (let i = 0; i < count; i++) sum += this.#count(slots[i]);
-    const mean = count === 0 ? 0 : sum / count;
-    for (let i = 0; i < count; i++) excessShare[i] = (this.#count(slots[i]) - mean) / (mean + DAMPING);
+    const mean = count === 0 ? 0 : (fading * sum) / count;
+    for (let i = 0; i < count; i++) {
+      const above = fading * this.#count(slots[i]) - mean;
+      const within = above > SLACK ? SLACK : above < -SLACK ? -SLACK : above;
+      excessShare[i] = (above - within + SLACK_WEIGHT * within) / (mean + DAMPING);
+    }
+  }
+
+  #fading(nowMs: number): number {
+    return Math.exp((this.#decayedAtMs - nowMs) / TIME_CONSTANT_MS);
   }
 
   #count(slot: number): number {

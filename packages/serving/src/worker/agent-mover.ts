@@ -1,15 +1,14 @@
 import { ArmatureError, TransferStatus } from '@armature/contracts';
 import type { Clock, KvArena, Logger, TransferTransport } from '@armature/contracts';
-import { createAgent, decodeMetadata, layoutDifferences } from '@armature/nixel';
+import { createAgent } from '@armature/nixel';
 import type { Agent, PreparedList, TransferHandle } from '@armature/nixel';
 import type { KvMover, Pull } from './kv-mover.ts';
+import { ARENA_SEGMENT, arenaBlocks, PullSources } from './pull-sources.ts';
+import type { PullSource } from './pull-sources.ts';
 
-/** Peers whose metadata is remembered; the one unused for longest is forgotten (and read again when it comes back). */
 const MAX_PEERS = 4096;
-/** Pulls that wait because the agent runs as many with one peer as it may; further ones end as Overloaded. */
-const MAX_WAITING = 4096;
-/** By convention the KV arena is the first segment that a worker's agent registers. */
-const ARENA_SEGMENT = 1;
+/** Pulls from one peer that wait because the agent runs as many with it as it may; further ones end as Overloaded. */
+const MAX_WAITING = 1024;
 
 export interface AgentMoverOptions {
   readonly name: string;
@@ -39,21 +38,16 @@ export async function createAgentMover(options: AgentMoverOptions): Promise<KvMo
   }
 }
 
-/** One life of a peer, as its metadata told it. */
-interface Source {
-  readonly name: string;
-  readonly incarnation: string;
-  /** Its arena's blocks; undefined: they lie differently there, and are converted on the way. */
-  readonly blocks: PreparedList | undefined;
-}
-
-class Waiting {
+/** A pull until it has ended. */
+class RunningPull {
+  readonly source: PullSource;
   readonly handle: TransferHandle;
   readonly expiresAtMs: number;
   readonly done: (status: TransferStatus) => void;
   hasEnded = false;
 
-  constructor(handle: TransferHandle, expiresAtMs: number, done: (status: TransferStatus) => void) {
+  constructor(source: PullSource, handle: TransferHandle, expiresAtMs: number, done: (status: TransferStatus) => void) {
+    this.source = source;
     this.handle = handle;
     this.expiresAtMs = expiresAtMs;
     this.done = done;
@@ -63,23 +57,21 @@ class Waiting {
 class AgentMover implements KvMover {
   readonly blockBytes: number;
   readonly #agent: Agent;
-  readonly #arena: KvArena;
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #blocks: PreparedList;
-  /** By metadata bytes, which are a constant of a peer's life; in order of use. */
-  readonly #sources = new Map<string, Source>();
-  /** Nothing was started yet. They go on when one that runs has ended, which is within the deadline that all have. */
-  #waiting: Waiting[] = [];
+  readonly #sources: PullSources;
+  /** By peer: nothing of them was started. Each end of one that runs, which is within its deadline, starts one of them. */
+  readonly #waiting = new Map<string, RunningPull[]>();
   #isClosed = false;
 
   constructor(agent: Agent, arena: KvArena, clock: Clock, log: Logger) {
     this.#agent = agent;
-    this.#arena = arena;
     this.#clock = clock;
     this.#log = log;
     this.blockBytes = arena.pieces * arena.pieceBytes;
-    this.#blocks = this.#list(undefined, arena.segments[0]!.lengthBytes);
+    this.#blocks = arenaBlocks(agent, arena, undefined, arena.segments[0]!.lengthBytes);
+    this.#sources = new PullSources(agent, arena, MAX_PEERS);
   }
 
   metadata(): Uint8Array {
@@ -87,9 +79,10 @@ class AgentMover implements KvMover {
   }
 
   pull(peerMetadata: Uint8Array, remoteBlocks: Int32Array, localBlocks: Int32Array, deadlineMs: number, done: (status: TransferStatus) => void): Pull {
-    let pull: Waiting;
+    let pull: RunningPull;
     try {
-      pull = new Waiting(this.#handle(this.#source(peerMetadata), remoteBlocks, localBlocks), this.#clock.nowMs() + deadlineMs, done);
+      const source = this.#sources.of(peerMetadata);
+      pull = new RunningPull(source, this.#handle(source, remoteBlocks, localBlocks), this.#clock.nowMs() + deadlineMs, done);
     } catch (error) {
       const failure = ArmatureError.from(error, 'TRANSFER_FAILED');
       this.#log.warn('KV pull refused', { code: failure.code, message: failure.message });
@@ -100,102 +93,72 @@ class AgentMover implements KvMover {
     return { cancel: () => this.#cancel(pull) };
   }
 
-  close(): Promise<void> {
+  async close(): Promise<void> {
     this.#isClosed = true;
-    for (const pull of this.#waiting.splice(0)) this.#end(pull, TransferStatus.Canceled);
-    return this.#agent.close();
+    for (const queue of this.#waiting.values()) for (const pull of queue.splice(0)) this.#end(pull, TransferStatus.Canceled);
+    await this.#agent.close();
   }
 
-  #handle(source: Source, remoteBlocks: Int32Array, localBlocks: Int32Array): TransferHandle {
-    const { name, blocks } = source;
+  #handle({ name, blocks }: PullSource, remoteBlocks: Int32Array, localBlocks: Int32Array): TransferHandle {
     if (blocks !== undefined) return this.#agent.make({ op: 'read', local: this.#blocks, localIndices: localBlocks, remote: blocks, remoteIndices: remoteBlocks });
-    const [local, remote] = [localBlocks, remoteBlocks].map((picked) => ({ segment: ARENA_SEGMENT, blocks: picked })) as [{ segment: number; blocks: Int32Array }, { segment: number; blocks: Int32Array }];
-    return this.#agent.prepareBlocks({ op: 'read', peer: name, local, remote });
+    return this.#agent.prepareBlocks({ op: 'read', peer: name, local: { segment: ARENA_SEGMENT, blocks: localBlocks }, remote: { segment: ARENA_SEGMENT, blocks: remoteBlocks } });
   }
 
-  #post(pull: Waiting): void {
-    const deadlineMs = pull.expiresAtMs - this.#clock.nowMs();
-    if (deadlineMs <= 0) {
-      this.#end(pull, TransferStatus.TimedOut);
-      return;
-    }
-    let isRefused = true;
-    const status = this.#agent.post(pull.handle, { deadlineMs }, (ended) => {
-      if (ended === TransferStatus.Overloaded) return;
-      isRefused = false;
-      this.#end(pull, ended);
-      this.#next();
+  #post(pull: RunningPull): void {
+    let isRefused = false;
+    this.#agent.post(pull.handle, { deadlineMs: Math.max(0, pull.expiresAtMs - this.#clock.nowMs()) }, (status) => {
+      isRefused = status === TransferStatus.Overloaded;
+      if (isRefused) return;
+      this.#end(pull, status);
+      this.#next(pull.source.name);
     });
-    if (status !== TransferStatus.Overloaded || !isRefused) return;
-    if (this.#waiting.length < MAX_WAITING && !this.#isClosed) this.#waiting.push(pull);
+    if (isRefused) this.#wait(pull);
+  }
+
+  #wait(pull: RunningPull): void {
+    const { name } = pull.source;
+    let queue = this.#waiting.get(name);
+    if (queue === undefined) this.#waiting.set(name, (queue = []));
+    if (queue.length < MAX_WAITING && !this.#isClosed) queue.push(pull);
     else this.#end(pull, TransferStatus.Overloaded);
   }
 
-  /** A transfer has ended: as many of those that wait as may now. */
-  #next(): void {
-    const waiting = this.#waiting;
-    if (waiting.length === 0) return;
-    this.#waiting = [];
-    for (const pull of waiting) if (!pull.hasEnded) this.#post(pull);
-  }
-
-  #cancel(pull: Waiting): void {
-    const at = this.#waiting.indexOf(pull);
-    if (at < 0) {
-      this.#agent.cancel(pull.handle);
-      return;
+  /** A transfer with the peer has ended: one that waits takes its place. */
+  #next(peer: string): void {
+    const queue = this.#waiting.get(peer);
+    if (queue === undefined) return;
+    const now = this.#clock.nowMs();
+    let pull = queue.shift();
+    while (pull !== undefined && now >= pull.expiresAtMs) {
+      this.#end(pull, TransferStatus.TimedOut);
+      pull = queue.shift();
     }
-    this.#waiting.splice(at, 1);
-    this.#end(pull, TransferStatus.Canceled);
+    if (queue.length === 0) this.#waiting.delete(peer);
+    // Not from within the end of another: those that end at once would nest as deep as the queue is long.
+    if (pull !== undefined) this.#clock.defer(() => this.#restart(pull));
   }
 
-  #end(pull: Waiting, status: TransferStatus): void {
+  #restart(pull: RunningPull): void {
+    if (!pull.hasEnded) this.#post(pull);
+    else this.#next(pull.source.name);
+  }
+
+  #cancel(pull: RunningPull): void {
+    if (pull.hasEnded) return;
+    const queue = this.#waiting.get(pull.source.name);
+    const at = queue?.indexOf(pull) ?? -1;
+    if (at >= 0) queue?.splice(at, 1);
+    if (this.#agent.check(pull.handle) === TransferStatus.InProgress) this.#agent.cancel(pull.handle);
+    else this.#end(pull, TransferStatus.Canceled);
+  }
+
+  #end(pull: RunningPull, status: TransferStatus): void {
     if (pull.hasEnded) return;
     pull.hasEnded = true;
+    if (status === TransferStatus.Done) pull.source.hasWorked = true;
+    if (status === TransferStatus.NotSupported) this.#log.warn('no transport moves KV blocks of this peer', { peer: pull.source.name, transports: this.#agent.transports().join(', ') });
     this.#agent.release(pull.handle);
-    if (status === TransferStatus.NotSupported) this.#log.warn('no transport moves KV blocks of this peer', { peer: pull.handle.peer, transports: this.#agent.transports().join(', ') });
     pull.done(status);
-  }
-
-  #source(metadata: Uint8Array): Source {
-    const key = Buffer.from(metadata.buffer, metadata.byteOffset, metadata.byteLength).toString('latin1');
-    const known = this.#sources.get(key);
-    const source = known ?? this.#learn(metadata);
-    this.#sources.delete(key);
-    this.#sources.set(key, source);
-    // Blocks of an earlier life are not to be looked for in the one that followed it.
-    if (known !== undefined && this.#agent.peerIncarnation(source.name) !== source.incarnation) {
-      throw new ArmatureError('TRANSFER_PEER_STALE', `agent "${source.name}" has begun another life`, { hint: 'ask the worker that runs now' });
-    }
-    if (this.#sources.size > MAX_PEERS) this.#forgetOldest();
-    return source;
-  }
-
-  #learn(metadata: Uint8Array): Source {
-    const { incarnation } = decodeMetadata(metadata);
-    const name = this.#agent.addPeer(metadata);
-    const here = this.#arena.layout;
-    const there = this.#agent.peerSegmentLayout(name, ARENA_SEGMENT);
-    const converts = here !== undefined && there !== undefined && layoutDifferences(here, there).length > 0;
-    return { name, incarnation, blocks: converts ? undefined : this.#list(name, this.#agent.peerSegmentBytes(name, ARENA_SEGMENT) ?? 0) };
-  }
-
-  #forgetOldest(): void {
-    for (const [key, { name, incarnation }] of this.#sources) {
-      this.#sources.delete(key);
-      const isNamed = [...this.#sources.values()].some((other) => other.name === name);
-      if (!isNamed && this.#agent.peerIncarnation(name) === incarnation) this.#agent.removePeer(name);
-      return;
-    }
-  }
-
-  /** All blocks that lie in `lengthBytes` of an arena like this one. */
-  #list(peer: string | undefined, lengthBytes: number): PreparedList {
-    const { blockStrideBytes, pieces, pieceBytes, pieceStrideBytes } = this.#arena;
-    const rest = lengthBytes - (pieces - 1) * pieceStrideBytes - pieceBytes;
-    const blocks = rest < 0 ? 0 : Math.floor(rest / blockStrideBytes) + 1;
-    const layout = { blockStrideBytes, pieces, pieceBytes, pieceStrideBytes };
-    return this.#agent.prepareList({ ...(peer === undefined ? {} : { peer }), segment: ARENA_SEGMENT, layout, blocks });
   }
 }
 
