@@ -19,6 +19,8 @@ export class TransferCounters {
   overloaded = 0;
   /** Attempts on another path after one had failed. */
   fallbacks = 0;
+  /** Posts on a path that was not the cheapest, to learn what it costs now. */
+  trials = 0;
   /** Stale handles checked again before a post. */
   rechecks = 0;
   /** Failed transfers by status. */

@@ -29,6 +29,8 @@ export class PreparedTransfer implements TransferHandle {
   path: Path | undefined;
   /** Bits of `paths` tried by this post. */
   tried: number;
+  /** What it was expected to take on the path that this attempt tries out; 0: it runs on the cheapest. */
+  trialMicros: number;
   /** Counts calls of a transport's post: tells whether a token that comes back is still of the running one. */
   attempt: number;
   token: number;
@@ -55,6 +57,7 @@ export class PreparedTransfer implements TransferHandle {
     this.paths = checked.paths;
     this.path = undefined;
     this.tried = 0;
+    this.trialMicros = 0;
     this.attempt = 0;
     this.token = 0;
     this.posts = 0;

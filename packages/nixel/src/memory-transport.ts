@@ -47,6 +47,8 @@ interface Running {
 }
 
 const TURN_BYTES = 4 << 20;
+/** Fixed cost of one scattered piece. */
+const PIECE_MICROS = 0.1;
 
 class MemoryEndpoint implements TransportEndpoint {
   readonly host: TransportHost;
@@ -85,7 +87,7 @@ class MemoryEndpoint implements TransportEndpoint {
   }
 
   estimateMicros(peer: string, bytes: number, count: number): number {
-    return this.#peer(peer) === undefined ? Infinity : this.#estimate.micros(bytes, count, 0.1);
+    return this.#peer(peer) === undefined ? Infinity : this.#estimate.micros(bytes, count, PIECE_MICROS);
   }
 
   post(plan: TransferPlan, notification: Uint8Array | undefined, done: (status: TransferStatus) => void): number {
@@ -206,6 +208,7 @@ class MemoryEndpoint implements TransportEndpoint {
     const { local, remote } = plan;
     const { clock, tap } = this.#options;
     const startMs = clock.nowMs();
+    const first = row;
     let left = limit;
     while (row < local.count) {
       const length = Math.min(local.lengths[row]! - offset, left);
@@ -222,7 +225,7 @@ class MemoryEndpoint implements TransportEndpoint {
       row++;
       offset = 0;
     }
-    this.#estimate.observe(limit - left, (clock.nowMs() - startMs) * 1000);
+    this.#estimate.observe(limit - left, row - first, PIECE_MICROS, (clock.nowMs() - startMs) * 1000);
     return { row, offset };
   }
 

@@ -1,4 +1,5 @@
 import type { MemoryKind, PeerSegment, TransferPeer, TransferPlan, TransferTransport, TransportEndpoint } from '@armature/contracts';
+import { Exploration } from './estimate.ts';
 import type { KvLayout } from './layout/kv-layout.ts';
 import type { AgentMetadata, SegmentMetadata } from './metadata.ts';
 
@@ -21,6 +22,9 @@ export class Path {
   /** As the transport's TransferPeer shows them: a live view. */
   readonly segments: Map<number, PeerSegment>;
   restsUntilMs: number;
+  readonly exploration: Exploration;
+  /** A transfer over it has ended well. */
+  hasWorked: boolean;
   #pauseMs: number;
 
   constructor(opened: Opened) {
@@ -30,15 +34,19 @@ export class Path {
     this.kinds = opened.transport.supports.kinds;
     this.segments = new Map();
     this.restsUntilMs = -Infinity;
+    this.exploration = new Exploration();
+    this.hasWorked = false;
     this.#pauseMs = FIRST_PAUSE_MS;
   }
 
   failed(nowMs: number): void {
+    this.exploration.failed();
     this.restsUntilMs = nowMs + this.#pauseMs;
     this.#pauseMs = Math.min(this.#pauseMs * 2, LONGEST_PAUSE_MS);
   }
 
   worked(): void {
+    this.hasWorked = true;
     if (this.#pauseMs === FIRST_PAUSE_MS) return;
     this.#pauseMs = FIRST_PAUSE_MS;
     this.restsUntilMs = -Infinity;

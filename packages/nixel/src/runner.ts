@@ -88,10 +88,12 @@ export class TransferRunner {
     }
     if (reported === TransferStatus.Done) {
       path.worked();
+      if (transfer.trialMicros > 0) path.exploration.tried(transfer.trialMicros, this.#micros(path, transfer));
       this.#finish(transfer, this.#deliver(transfer, path));
       return;
     }
     if (reported === TransferStatus.RemoteDisconnected || reported === TransferStatus.TransportError) path.failed(this.#options.clock.nowMs());
+    else if (transfer.trialMicros > 0) path.exploration.failed();
     if (this.#mayFallBack(transfer, reported)) this.#start(transfer, reported);
     else this.#finish(transfer, reported === TransferStatus.Canceled && transfer.endsAs < 0 ? transfer.endsAs : reported);
   }
@@ -141,7 +143,7 @@ export class TransferRunner {
 
   /** Lowest estimate among paths that do not rest; resting ones only when there is no other. */
   #choose(transfer: PreparedTransfer): Path | undefined {
-    const { paths, plan } = transfer;
+    const { paths } = transfer;
     const now = paths.length > 1 ? this.#options.clock.nowMs() : 0;
     let best = -1;
     let bestMicros = Infinity;
@@ -151,7 +153,7 @@ export class TransferRunner {
       const path = paths[i]!;
       const rests = path.restsUntilMs > now;
       if (rests && !bestRests) continue;
-      const micros = path.endpoint.estimateMicros(plan.peer, plan.bytes, plan.local.count);
+      const micros = this.#micros(path, transfer);
       if (micros < bestMicros || (bestRests && !rests && micros < Infinity)) {
         best = i;
         bestMicros = micros;
@@ -159,8 +161,31 @@ export class TransferRunner {
       }
     }
     if (best < 0) return undefined;
+    transfer.trialMicros = 0;
+    if (paths.length > 1) best = this.#trial(transfer, best, bestMicros, now);
     transfer.tried |= 1 << best;
     return paths[best];
+  }
+
+  #micros({ endpoint }: Path, { plan }: PreparedTransfer): number {
+    return endpoint.estimateMicros(plan.peer, plan.bytes, plan.local.count);
+  }
+
+  /** The cheapest path, or one whose time to be tried has come. Reads only, unless it has worked before: a read that fails there is run again. */
+  #trial(transfer: PreparedTransfer, best: number, bestMicros: number, now: number): number {
+    const { paths } = transfer;
+    if (transfer.tried !== 0 || paths[best]!.restsUntilMs > now) return best;
+    paths[best]!.exploration.chosen();
+    for (let i = 0; i < paths.length; i++) {
+      const path = paths[i]!;
+      if (i === best || path.restsUntilMs > now || (transfer.op === 'write' && !path.hasWorked)) continue;
+      const micros = this.#micros(path, transfer);
+      if (!path.exploration.isDue(micros, bestMicros)) continue;
+      transfer.trialMicros = micros;
+      this.#options.counters.trials++;
+      return i;
+    }
+    return best;
   }
 
   /**

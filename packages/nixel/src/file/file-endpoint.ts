@@ -90,7 +90,7 @@ export class FileEndpoint implements TransportEndpoint {
   }
 
   estimateMicros(peer: string, bytes: number, count: number): number {
-    return peer === this.#self && !this.#isClosed ? this.#estimate.micros(bytes, count, 20 / Math.min(count || 1, this.#options.queueDepth)) : Infinity;
+    return peer === this.#self && !this.#isClosed ? this.#estimate.micros(bytes, count, this.#pieceMicros(count)) : Infinity;
   }
 
   /** Overlapping pieces within one post are written in no particular order. */
@@ -152,6 +152,11 @@ export class FileEndpoint implements TransportEndpoint {
     if (this.#transfers.size > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
     for (const file of this.#files.values()) file.release();
     this.#files.clear();
+  }
+
+  /** As many as the queue is deep are under way at a time. */
+  #pieceMicros(count: number): number {
+    return 20 / Math.min(count || 1, this.#options.queueDepth);
   }
 
   #planned(plan: TransferPlan): FilePlan | undefined {
@@ -280,7 +285,7 @@ export class FileEndpoint implements TransportEndpoint {
         .finally(() => transfer.done(transfer.status));
       return;
     }
-    if (transfer.status === TransferStatus.Done) this.#estimate.observe(transfer.bytes, (this.#options.clock.nowMs() - transfer.startMs) * 1000);
+    if (transfer.status === TransferStatus.Done) this.#estimate.observe(transfer.bytes, transfer.plan.fileColumns.count, this.#pieceMicros(transfer.plan.fileColumns.count), (this.#options.clock.nowMs() - transfer.startMs) * 1000);
     transfer.isEnding = true;
     transfer.done(transfer.status);
   }

@@ -29,7 +29,7 @@ export class LocalTransfer implements Job {
   #restarts = 0;
   #hasEnded = false;
   #isResolving = false;
-  /** Asking, mapping and page faults are in its time: says nothing about the next one. */
+  /** The owner was asked: says nothing about the next one. */
   #isFirst = false;
   onEnd: (() => void) | undefined = undefined;
 
@@ -70,6 +70,7 @@ export class LocalTransfer implements Job {
       turns.add(this);
       return;
     }
+    let isAsking = false;
     resolvePlan(state, link, plan, host, (status, ready) => {
       if (this.#hasEnded) return;
       if (ready === undefined) {
@@ -77,11 +78,12 @@ export class LocalTransfer implements Job {
         return;
       }
       state.plans.set(plan, ready);
-      this.#isFirst = true;
+      this.#isFirst = isAsking;
       this.#ready = ready;
       this.#at = 0;
       turns.add(this);
     });
+    isAsking = true;
   }
 
   step(): boolean {

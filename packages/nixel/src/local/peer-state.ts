@@ -37,9 +37,8 @@ export class PeerState {
     return this.#estimate.micros(bytes, count, PIECE_MICROS);
   }
 
-  /** One time far off (the core was taken away) must not turn transfers to another path for good: counts as four times the expected at most. */
   observe(bytes: number, count: number, micros: number): void {
-    this.#estimate.observe(bytes, Math.min(micros, 4 * this.micros(bytes, count)));
+    this.#estimate.observe(bytes, count, PIECE_MICROS, micros);
   }
 
   forget(): void {

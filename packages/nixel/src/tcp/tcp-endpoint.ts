@@ -20,6 +20,8 @@ export interface TcpEndpointOptions {
 }
 
 const MAX_INBOUND = 4096;
+/** Fixed cost of one scattered piece. */
+const PIECE_MICROS = 0.3;
 
 class PeerLinks {
   readonly peer: TransferPeer;
@@ -103,7 +105,7 @@ export class TcpEndpoint implements TransportEndpoint {
   }
 
   estimateMicros(peer: string, bytes: number, count: number): number {
-    return this.#peers.get(peer)?.estimate.micros(bytes, count, 0.3) ?? Infinity;
+    return this.#peers.get(peer)?.estimate.micros(bytes, count, PIECE_MICROS) ?? Infinity;
   }
 
   post(plan: TransferPlan, notification: Uint8Array | undefined, done: (status: TransferStatus) => void): number {
@@ -127,7 +129,7 @@ export class TcpEndpoint implements TransportEndpoint {
       }
       if (--transfer.left > 0) return;
       this.#transfers.delete(token);
-      if (transfer.status === TransferStatus.Done) entry.estimate.observe(plan.bytes, (this.#options.settings.clock.nowMs() - startMs) * 1000);
+      if (transfer.status === TransferStatus.Done) entry.estimate.observe(plan.bytes, plan.local.count, PIECE_MICROS, (this.#options.settings.clock.nowMs() - startMs) * 1000);
       done(transfer.status === TransferStatus.Done && notification !== undefined && !rides ? notifyAfter(transfer, notification) : transfer.status);
     };
     for (const part of parts) {
