@@ -4,7 +4,7 @@ import os from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { policies } from './policies.mjs';
 import { replay } from './replay.mjs';
-import * as traces from './traces.mjs';
+import { generators, rearranged } from './traces.mjs';
 
 const loaded = new Map();
 
@@ -13,9 +13,9 @@ export function traceOf({ name, arrangement = 0, ...parameters }) {
   const key = JSON.stringify([name, parameters]);
   if (!loaded.has(key)) {
     loaded.clear(); // one at a time: the prompts of a trace take 250 MB
-    loaded.set(key, traces[name](name === 'mooncake' ? parameters.limit : parameters));
+    loaded.set(key, generators[name](name === 'mooncake' ? parameters.limit : parameters));
   }
-  return traces.rearranged(loaded.get(key), arrangement);
+  return rearranged(loaded.get(key), arrangement);
 }
 
 async function runJob({ trace, policy, ...job }, extra) {

@@ -139,3 +139,6 @@ function extend(prefix, ids, blocks) {
   for (let i = prefix.length; i < grown.length; i++) grown[i] = ids();
   return grown;
 }
+
+/** By the name that jobs carry. */
+export const generators = { mooncake, sharedPrefixes, chats, zipfDocuments, siblings, sequentialCold };

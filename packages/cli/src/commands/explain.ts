@@ -11,7 +11,8 @@ function bytes(value: number): string {
 /** Terms that tell the candidates apart; with one candidate, all that are not zero. */
 function tellingTerms(decision: DecisionRecord): readonly string[] {
   const names = Object.keys(decision.candidates[0]?.terms ?? {}).filter((name) => name !== 'cost' && name !== 'overlapBlocks');
-  const values = (name: string): readonly number[] => decision.candidates.map((candidate) => candidate.terms[name] ?? 0);
+  /** As they are shown. */
+  const values = (name: string): readonly number[] => decision.candidates.map((candidate) => Number((candidate.terms[name] ?? 0).toFixed(2)));
   if (decision.candidates.length < 2) return names.filter((name) => values(name).some((value) => value !== 0));
   return names.filter((name) => new Set(values(name)).size > 1);
 }

@@ -82,6 +82,10 @@ export class ClientLink implements LandingHandler {
   #current: Request | undefined = undefined;
   #pumpsLater = false;
   #connectTimer: Timer | undefined;
+  /** Runs after a cancelled read. */
+  #silence: Timer | undefined = undefined;
+  /** Times that something was received. */
+  #turns = 0;
 
   constructor(host: TransportHost, peer: TransferPeer, settings: LinkSettings, onClosed: (wasReady: boolean) => void) {
     this.#host = host;
@@ -114,7 +118,7 @@ export class ClientLink implements LandingHandler {
   /** Returns the id for cancel, 0 when it has ended already. */
   post(part: PlanPart, notification: Uint8Array | undefined, done: (status: TransferStatus) => void): number {
     if (this.#state === 'closed' || this.#requests.size >= MAX_REQUESTS) {
-      done(this.#state === 'closed' ? TransferStatus.RemoteDisconnected : TransferStatus.TransportError);
+      done(this.#state === 'closed' ? TransferStatus.RemoteDisconnected : TransferStatus.Overloaded);
       return 0;
     }
     if (this.#nextId > 0xffff_ffff) {
@@ -152,9 +156,20 @@ export class ClientLink implements LandingHandler {
     // From here on its payload is dropped: nothing else holds the memory.
     if (request.part.op === 'read') {
       this.#finish(request, TransferStatus.Canceled);
+      this.#expectWord();
       return;
     }
     this.#graces.set(id, this.#settings.clock.setTimer(this.#settings.cancelGraceMs, () => this.destroy()));
+  }
+
+  /** The owner answers a cancel. One from which nothing at all comes is gone, though its socket does not know: later transfers must not wait for it. */
+  #expectWord(): void {
+    const heard = this.#turns;
+    const { clock, connectTimeoutMs } = this.#settings;
+    this.#silence ??= clock.setTimer(connectTimeoutMs, () => {
+      this.#silence = undefined;
+      if (this.#turns === heard) this.destroy();
+    });
   }
 
   /** Cuts the connection; every request ends once the socket is closed. */
@@ -209,6 +224,7 @@ export class ClientLink implements LandingHandler {
 
   #guarded(receive: () => boolean): boolean {
     const { directBytes, copiedBytes } = this.#landing;
+    this.#turns++;
     try {
       const goesOn = receive();
       this.#pump();
@@ -267,7 +283,7 @@ export class ClientLink implements LandingHandler {
       return;
     }
     const isShort = value === TransferStatus.Done && request.cursor.left > 0;
-    if (value > 0 || value < -12 || (isShort && request.state === 'sent')) throw frameInvalid(`an end with status ${value} too early`);
+    if (value > 0 || value < TransferStatus.Overloaded || (isShort && request.state === 'sent')) throw frameInvalid(`an end with status ${value} too early`);
     this.#finish(request, isShort ? TransferStatus.Canceled : (value as TransferStatus));
   }
 
@@ -325,6 +341,7 @@ export class ClientLink implements LandingHandler {
   #close(): void {
     const wasReady = this.#state === 'ready';
     this.#state = 'closed';
+    this.#clearSilence();
     this.#clearConnectTimer();
     for (const request of [...this.#requests.values()]) this.#finish(request, request.state === 'canceling' ? TransferStatus.Canceled : TransferStatus.RemoteDisconnected);
     this.#onClosed(wasReady);
@@ -333,6 +350,11 @@ export class ClientLink implements LandingHandler {
   #clearConnectTimer(): void {
     if (this.#connectTimer !== undefined) this.#settings.clock.clearTimer(this.#connectTimer);
     this.#connectTimer = undefined;
+  }
+
+  #clearSilence(): void {
+    if (this.#silence !== undefined) this.#settings.clock.clearTimer(this.#silence);
+    this.#silence = undefined;
   }
 }
 

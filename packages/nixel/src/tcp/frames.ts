@@ -36,7 +36,7 @@ export const CHUNK_BYTES = 1 << 20;
 export const MAX_TABLE_BYTES = 4 << 20;
 export const MAX_NOTIFICATION_BYTES = 1 << 20;
 export const MAX_HANDSHAKE_BYTES = 4096;
-const ROW_BYTES = 16;
+export const ROW_BYTES = 16;
 
 export function header(type: number, request: number, value: number, bodyBytes: number): Buffer {
   const bytes = Buffer.allocUnsafe(HEADER_BYTES);

@@ -5,7 +5,7 @@ import { KEEP_ALIVE_MS } from './client-link.ts';
 import type { LinkSettings } from './client-link.ts';
 import { ListCursor } from './cursor.ts';
 import { totalBytes } from '../descriptors.ts';
-import { CHUNK_BYTES, decodeTable, frameInvalid, FrameType, MAX_HANDSHAKE_BYTES, MAX_NOTIFICATION_BYTES, MAX_TABLE_BYTES } from './frames.ts';
+import { CHUNK_BYTES, decodeTable, frameInvalid, FrameType, MAX_HANDSHAKE_BYTES, MAX_NOTIFICATION_BYTES, MAX_TABLE_BYTES, ROW_BYTES } from './frames.ts';
 import { FrameSender } from './frame-sender.ts';
 import { Landing, TURN_BYTES } from './landing.ts';
 import type { LandingHandler } from './landing.ts';
@@ -14,10 +14,14 @@ import { descriptorOf, vectorIo } from './vector-io.ts';
 import { decodeHello, helloProof, NONCE_BYTES, proves, welcomeProof } from './handshake.ts';
 
 const MAX_READS = 4096;
+/** Descriptor tables of running requests of one connection; more are answered with Overloaded. */
+const MAX_TABLES_BYTES = 64 << 20;
 const MAX_QUEUED_BYTES = 64 << 20;
 
 interface Job {
   readonly id: number;
+  readonly op: 'read' | 'write';
+  readonly table: DescriptorColumns;
   readonly cursor: ListCursor;
 }
 
@@ -32,6 +36,7 @@ export class ServerLink implements LandingHandler {
   readonly #onRefused: (error: ArmatureError) => void;
   readonly #reads: Job[] = [];
   readonly #writes = new Map<number, Job>();
+  #tablesBytes = 0;
   #peer = '';
   #current: Job | undefined = undefined;
   #pumpsLater = false;
@@ -59,6 +64,21 @@ export class ServerLink implements LandingHandler {
     socket.on('error', () => undefined);
     socket.on('close', () => this.#clearAuthTimer());
     this.#sender.send(FrameType.Challenge, 0, 0, this.#challenge);
+  }
+
+  /** Empty until it has said who it is. */
+  get peer(): string {
+    return this.#peer;
+  }
+
+  /** What the peer may touch has changed: requests that are no longer allowed end now, and no further byte of theirs lands or leaves. */
+  accessChanged(): void {
+    for (const job of [...this.#reads, ...this.#writes.values()]) {
+      const status = this.#refusal(job.table, job.op);
+      if (status === TransferStatus.Done) continue;
+      this.#drop(job);
+      this.#end(job.id, status);
+    }
   }
 
   limit(type: number): number {
@@ -111,8 +131,7 @@ export class ServerLink implements LandingHandler {
   data(bytes: Buffer): void {
     const job = this.#current;
     if (job === undefined || job.cursor.scatter(bytes)) return;
-    this.#current = undefined;
-    this.#writes.delete(job.id);
+    this.#drop(job);
     this.#end(job.id, TransferStatus.NotFound);
   }
 
@@ -162,14 +181,16 @@ export class ServerLink implements LandingHandler {
 
   #open(id: number, op: 'read' | 'write', body: Buffer): void {
     if (this.#reads.length + this.#writes.size >= MAX_READS) throw frameInvalid(`more than ${MAX_READS} requests at once`);
+    if (this.#writes.has(id)) throw frameInvalid('a request number that is in use');
     const table = decodeTable(body);
-    const refused = this.#refusal(table, op);
+    const refused = this.#tablesBytes + body.length > MAX_TABLES_BYTES ? TransferStatus.Overloaded : this.#refusal(table, op);
     if (refused !== TransferStatus.Done) {
       this.#end(id, refused);
       return;
     }
     const bytes = totalBytes(table);
-    const job = { id, cursor: new ListCursor(table, bytes, (segment) => this.#host.segment(segment)) };
+    this.#tablesBytes += body.length;
+    const job: Job = { id, op, table, cursor: new ListCursor(table, bytes, (segment) => this.#host.segment(segment)) };
     if (op === 'read') this.#reads.push(job);
     else this.#writes.set(id, job);
   }
@@ -192,18 +213,25 @@ export class ServerLink implements LandingHandler {
   #commit(id: number, value: number, body: Buffer): void {
     const job = this.#writes.get(id);
     if (job === undefined) return;
-    this.#writes.delete(id);
+    this.#drop(job);
     if (job.cursor.left > 0) throw frameInvalid('a commit before all data');
     if (value === 1) this.#host.notified(this.#peer, Uint8Array.from(body));
     this.#end(id, TransferStatus.Done);
   }
 
   #cancel(id: number): void {
-    const at = this.#reads.findIndex((job) => job.id === id);
-    if (at >= 0) this.#reads.splice(at, 1);
-    else if (!this.#writes.delete(id)) return;
-    if (this.#current?.id === id) this.#current = undefined;
+    const job = this.#writes.get(id) ?? this.#reads.find((read) => read.id === id);
+    if (job === undefined) return;
+    this.#drop(job);
     this.#end(id, TransferStatus.Canceled);
+  }
+
+  #drop(job: Job): void {
+    const at = this.#reads.indexOf(job);
+    if (at >= 0) this.#reads.splice(at, 1);
+    else if (!this.#writes.delete(job.id)) return;
+    if (this.#current === job) this.#current = undefined;
+    this.#tablesBytes -= job.table.count * ROW_BYTES;
   }
 
   /** Sends data of reads, in order of arrival, until the socket has enough, a turn's worth at a time. */
@@ -218,12 +246,12 @@ export class ServerLink implements LandingHandler {
       const before = job.cursor.left;
       if (before === 0) this.#end(job.id, TransferStatus.Done);
       else if (!this.#sender.data(job.id, job.cursor, TURN_BYTES, TransferStatus.Done)) {
-        this.#reads.shift();
+        this.#drop(job);
         this.#end(job.id, TransferStatus.NotFound);
         continue;
       }
       turnBytes += before - job.cursor.left;
-      if (job.cursor.left === 0) this.#reads.shift();
+      if (job.cursor.left === 0) this.#drop(job);
     }
   }
 

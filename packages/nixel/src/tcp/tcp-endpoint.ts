@@ -67,6 +67,10 @@ export class TcpEndpoint implements TransportEndpoint {
     if (settings.tls === undefined) server.on('connection', (socket) => this.#accept(socket));
     else {
       server.on('connection', (socket) => {
+        if (this.#raw.size >= MAX_INBOUND) {
+          socket.destroy();
+          return;
+        }
         this.#raw.add(socket);
         socket.on('close', () => this.#raw.delete(socket));
       });
@@ -149,6 +153,10 @@ export class TcpEndpoint implements TransportEndpoint {
     const entry = this.#peers.get(peer);
     if (entry === undefined || this.#closing !== undefined) return false;
     return this.#linkAt(entry, 0).notify(payload.slice());
+  }
+
+  accessChanged(peer: string): void {
+    for (const link of this.#inbound) if (link.peer === peer) link.accessChanged();
   }
 
   close(): Promise<void> {
