@@ -141,13 +141,14 @@ function addRouting(program: Command): void {
 function addBenchmarks(program: Command): void {
   program
     .command('nixelbench')
-    .description('move blocks between two processes and say how fast, beside memcpy of the same blocks')
-    .option('--transport <names>', 'shm, cma, tcp, nixl; several with commas', 'shm')
+    .description('move blocks and say how fast, beside memcpy: between two processes, or to a file')
+    .option('--transport <names>', 'shm, cma, tcp, nixl (two processes), memory, file (one); several with commas', 'shm')
     .option('--block <sizes>', 'block sizes: 64KiB, 16KiB,64KiB or 4KiB..1MiB', '64KiB')
     .option('--batch <counts>', 'blocks per transfer: 256, 1,16,256 or 1..1024', '256')
     .option('--direction <op>', 'read, write or both', 'read')
     .option('--seconds <n>', 'how long to measure each row', number, 1)
     .option('--pool <size>', 'memory of each process, random blocks of which are moved; default 256MiB')
+    .option('--folder <path>', 'where the file transport writes; default the temporary folder')
     .option('--json <file>', 'write the rows as JSON')
     .option('--plot <file>', 'write GB/s against block size as SVG')
     .addOption(new Option('--role <role>').hideHelp())

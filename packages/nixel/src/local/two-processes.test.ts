@@ -183,6 +183,8 @@ for (const kind of ['shm', 'cma'] as const) {
         expect(statuses).toContain(TransferStatus.RemoteDisconnected);
         expect(statuses.every((status) => status === TransferStatus.Done || status === TransferStatus.RemoteDisconnected)).toBe(true);
         expect(await run(endpoint, plan)).toBe(TransferStatus.RemoteDisconnected);
+        // Told by the socket, which may come after the copy that met nobody.
+        await until(() => host.lost.length > lost);
         expect(host.lost.length).toBe(lost + 1);
         // Not only when the garbage collector comes: the memory of the dead is let go at once.
         expect(mapped('memfd:owner')).toBe(0);

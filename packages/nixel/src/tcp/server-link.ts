@@ -71,7 +71,7 @@ export class ServerLink implements LandingHandler {
     return this.#peer;
   }
 
-  /** What the peer may touch has changed: requests that are no longer allowed end now, and no further byte of theirs lands or leaves. */
+  /** What the peer may touch has changed: requests that are no longer allowed end now. No further byte of theirs lands; at most the frame that is queued leaves. */
   accessChanged(): void {
     for (const job of [...this.#reads, ...this.#writes.values()]) {
       const status = this.#refusal(job.table, job.op);

@@ -1,12 +1,13 @@
 import { writeFileSync } from 'node:fs';
 import os from 'node:os';
 import { ArmatureError } from '@armature/contracts';
-import { Pair } from './measure.ts';
+import { measure } from './measure.ts';
 import type { Cell, Row } from './measure.ts';
 import { transportNames } from './party.ts';
 import type { TransportName } from './party.ts';
 import { plotSvg } from './plot.ts';
 import { parseSizes, sizeText } from './sizes.ts';
+import { openStage } from './stage.ts';
 import { runTarget } from './target.ts';
 
 export interface NixelbenchOptions {
@@ -18,6 +19,7 @@ export interface NixelbenchOptions {
   readonly pool?: string;
   readonly json?: string;
   readonly plot?: string;
+  readonly folder?: string;
   readonly role?: string;
 }
 
@@ -38,16 +40,15 @@ export async function nixelbench(options: NixelbenchOptions): Promise<void> {
   const rows: Row[] = [];
   const progress = new Progress(transports.length * cells.length);
   for (const transport of transports) {
-    const pair = new Pair(transport, poolBytes);
+    const stage = await openStage(transport, poolBytes, options.folder);
     try {
-      await pair.open();
       for (const cell of cells) {
         progress.show(`${transport} ${cell.direction} ${sizeText(cell.blockBytes)} × ${cell.batch}`);
-        rows.push(await pair.measure(cell, options.seconds));
+        rows.push(await measure(stage, cell, options.seconds));
         progress.step();
       }
     } finally {
-      await pair.close();
+      await stage.close();
     }
   }
   progress.end();

@@ -1,7 +1,7 @@
 import { ArmatureError } from '@armature/contracts';
 import type { Clock, Logger, PluginContext, PluginDescriptor, TransferSegment, TransferTransport } from '@armature/contracts';
 import { SystemClock } from '@armature/core';
-import { CmaTransport, ShmTransport, TcpTransport, createAgent, createSharedMemory } from '@armature/nixel';
+import { CmaTransport, FileTransport, MemoryTransport, ShmTransport, TcpTransport, createAgent, createSharedMemory } from '@armature/nixel';
 import type { Agent, SharedMemory } from '@armature/nixel';
 
 /** One side of a benchmark: an agent with one transport and one segment. */
@@ -13,7 +13,8 @@ export interface Party {
   close(): Promise<void>;
 }
 
-export const transportNames = ['shm', 'cma', 'tcp', 'nixl'] as const;
+/** `memory` and `file` move within one process, the others between two. */
+export const transportNames = ['shm', 'cma', 'tcp', 'nixl', 'memory', 'file'] as const;
 export type TransportName = (typeof transportNames)[number];
 
 const nothing = (): void => undefined;
@@ -29,6 +30,10 @@ async function open(name: TransportName, clock: Clock): Promise<TransferTranspor
       return new TcpTransport({ clock, log });
     case 'nixl':
       return openNixl(clock);
+    case 'memory':
+      return new MemoryTransport({ clock });
+    case 'file':
+      return new FileTransport({ clock, log });
   }
 }
 
