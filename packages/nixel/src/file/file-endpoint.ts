@@ -9,7 +9,12 @@ import { FileCounters, statusOf } from './file-status.ts';
 import { planFile } from './operations.ts';
 import type { FileOperation, FilePlan } from './operations.ts';
 
+/** The system calls of transfers; tests pass failing ones. */
+export type FileIo = Pick<typeof fs, 'read' | 'readv' | 'write' | 'writev' | 'fsync' | 'fdatasync'>;
+
 export interface FileEndpointOptions {
+  /** Default node:fs. */
+  readonly io?: FileIo | undefined;
   readonly host: TransportHost;
   readonly clock: Clock;
   readonly log: Logger;
@@ -46,6 +51,7 @@ const MAX_TRANSFERS = 4096;
  */
 export class FileEndpoint implements TransportEndpoint {
   readonly #options: FileEndpointOptions;
+  readonly #io: FileIo;
   readonly #id = randomUUID();
   readonly #estimate = new PathEstimate(150, 1000);
   readonly #plans = new WeakMap<TransferPlan, FilePlan>();
@@ -63,6 +69,7 @@ export class FileEndpoint implements TransportEndpoint {
 
   constructor(options: FileEndpointOptions) {
     this.#options = options;
+    this.#io = options.io ?? fs;
   }
 
   metadata(): TransportMetadata {
@@ -260,10 +267,10 @@ export class FileEndpoint implements TransportEndpoint {
     };
     const single = views.length === 1 ? views[0]! : undefined;
     if (transfer.plan.toFile) {
-      if (single !== undefined) fs.write(fd, single, 0, single.length, offset, ended);
-      else fs.writev(fd, views, offset, ended);
-    } else if (single !== undefined) fs.read(fd, single, 0, single.length, offset, ended);
-    else fs.readv(fd, views, offset, ended);
+      if (single !== undefined) this.#io.write(fd, single, 0, single.length, offset, ended);
+      else this.#io.writev(fd, views, offset, ended);
+    } else if (single !== undefined) this.#io.read(fd, single, 0, single.length, offset, ended);
+    else this.#io.readv(fd, views, offset, ended);
   }
 
   /** Nothing more of it begins; it ends when what has begun is over. The first reason counts. */
@@ -294,11 +301,13 @@ export class FileEndpoint implements TransportEndpoint {
     this.counters.syncs++;
     const fd = file.begin(false);
     return new Promise((resolve, reject) => {
-      (dataOnly ? fs.fdatasync : fs.fsync)(fd, (error) => {
+      const synced = (error: NodeJS.ErrnoException | null): void => {
         file.ended();
         if (error === null) resolve();
         else reject(error);
-      });
+      };
+      if (dataOnly) this.#io.fdatasync(fd, synced);
+      else this.#io.fsync(fd, synced);
     });
   }
 

@@ -6,13 +6,13 @@ import path from 'node:path';
 import { afterAll, describe, expect, it, test } from 'vitest';
 import { TransferStatus } from '@armature/contracts';
 import { FakeTransferHost, transferTransportContract } from '@armature/contracts/testing/transfer-transport';
-import type { SuiteMemory } from '@armature/contracts/testing/transfer-transport';
 import { descriptors } from '../descriptors.ts';
 import { realClock, recordingLogger } from '../test-clock.test.support.ts';
 import type { FileEndpoint } from './file-endpoint.ts';
 import { FileTransport } from './file-transport.ts';
 import type { FileTransportConfig } from './file-transport.ts';
 import { openFile } from './open-file.ts';
+import { suiteFiles } from './suite-files.test.support.ts';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'nixel-file-'));
 afterAll(() => fs.rmSync(folder, { recursive: true, force: true }));
@@ -38,33 +38,11 @@ let made = 0;
 const fresh = (): string => path.join(folder, `f${made++}`);
 const transport = (config: FileTransportConfig = {}): FileTransport => new FileTransport({ clock: realClock, log: recordingLogger(), ...config });
 
-/** A file of the suite; O_DIRECT refuses odd places, so that both ways are used. */
-function fileMemory(lengthBytes: number): SuiteMemory {
-  const name = fresh();
-  const fd = fs.openSync(name, 'w+');
-  fs.ftruncateSync(fd, lengthBytes);
-  return {
-    kind: 'file',
-    bytes: new Uint8Array(0),
-    location: { type: 'file', path: name, fd, direct: true },
-    load: () => {
-      const bytes = new Uint8Array(lengthBytes);
-      fs.readSync(fd, bytes, 0, lengthBytes, 0);
-      return bytes;
-    },
-    store: (bytes) => void fs.writeSync(fd, bytes, 0, bytes.length, 0),
-    release: () => {
-      fs.closeSync(fd);
-      fs.rmSync(name);
-    },
-  };
-}
-
 describe('file', () => {
   transferTransportContract({
     runner: { describe, it },
     create: () => transport(),
-    allocate: (side, lengthBytes) => (side === 'owner' ? fileMemory(lengthBytes) : { kind: 'dram', bytes: new Uint8Array(lengthBytes) }),
+    allocate: suiteFiles(folder),
   });
 });
 

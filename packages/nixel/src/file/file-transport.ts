@@ -1,5 +1,6 @@
 import type { Clock, Logger, TransferTransport, TransportHost } from '@armature/contracts';
 import { FileEndpoint } from './file-endpoint.ts';
+import type { FileIo } from './file-endpoint.ts';
 
 /** Fields as in the plug-in's schema. */
 export interface FileTransportConfig {
@@ -11,6 +12,8 @@ export interface FileTransportConfig {
 export interface FileTransportOptions extends FileTransportConfig {
   readonly clock: Clock;
   readonly log: Logger;
+  /** For tests: system calls that fail. Default node:fs. */
+  readonly io?: FileIo;
 }
 
 /** Memory to file and back within one agent, positional and batched. The agent is its own peer. */
@@ -28,7 +31,7 @@ export class FileTransport implements TransferTransport {
   }
 
   open(host: TransportHost): Promise<FileEndpoint> {
-    const { clock, log, queueDepth = 32, maxOperationBytes = 1 << 20, sync = 'none' } = this.#options;
-    return Promise.resolve(new FileEndpoint({ host, clock, log, queueDepth, maxOperationBytes, sync }));
+    const { clock, log, queueDepth = 32, maxOperationBytes = 1 << 20, sync = 'none', io } = this.#options;
+    return Promise.resolve(new FileEndpoint({ host, clock, log, queueDepth, maxOperationBytes, sync, io }));
   }
 }

@@ -46,11 +46,11 @@ export class LocalTransfer implements Job {
     return this.#options.state;
   }
 
-  /** Copies now when everything is known already. False: nothing was done, `start` it. */
+  /** Copies now when the owner need not be asked: a plan made for one request is as fast as one posted again. False: `start` it. */
   runInline(): boolean {
-    const ready = this.#known();
-    if (ready === undefined) return false;
-    this.#ready = ready;
+    this.#ready = this.#known();
+    if (this.#ready === undefined && this.link.isReady) this.#resolve(true);
+    if (this.#ready === undefined) return this.#hasEnded;
     while (!this.step());
     return this.#hasEnded;
   }
@@ -62,6 +62,10 @@ export class LocalTransfer implements Job {
 
   /** The connection is ready: find out what may be touched, then queue. */
   resolve(): void {
+    this.#resolve(false);
+  }
+
+  #resolve(isInline: boolean): void {
     const { state, link, plan, host, turns } = this.#options;
     this.#isResolving = true;
     const known = this.#known();
@@ -81,7 +85,7 @@ export class LocalTransfer implements Job {
       this.#isFirst = isAsking;
       this.#ready = ready;
       this.#at = 0;
-      turns.add(this);
+      if (isAsking || !isInline) turns.add(this);
     });
     isAsking = true;
   }

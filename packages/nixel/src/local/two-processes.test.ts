@@ -238,6 +238,20 @@ for (const kind of ['shm', 'cma'] as const) {
       }
     });
 
+    it('a plan made for one request is copied inside post, where the owner has answered before', async () => {
+      const owner = await theOwner(kind);
+      const { host, endpoint } = await initiator(kind);
+      const there = await owner.add(MIB, { seed: 4, isShared });
+      endpoint.connect(owner.peer);
+      const here = host.add(MIB);
+      const ended: TransferStatus[] = [];
+      const fresh = (): TransferPlan => blocks('read', here, there, 4096, 64 << 10);
+      expect(await run(endpoint, fresh())).toBe(TransferStatus.Done);
+      for (let i = 0; i < 3; i++) endpoint.post(fresh(), undefined, (status) => ended.push(status));
+      expect(ended).toEqual([0, 0, 0]);
+      expect(Buffer.compare(here.bytes.subarray(0, 64 << 10), gathered(pattern(MIB, 4), fresh()))).toBe(0);
+    });
+
     it('an owner that never answers is given up within the deadline, its transfers can be cancelled before', async () => {
       const owner = await theOwner(kind);
       const { host, endpoint } = await initiator(kind);

@@ -79,6 +79,7 @@ export class ClientLink implements LandingHandler {
   #state: 'connecting' | 'ready' | 'closed' = 'connecting';
   #nextId = 1;
   #hasWrapped = false;
+  #pendingBytes = 0;
   #current: Request | undefined = undefined;
   #pumpsLater = false;
   #connectTimer: Timer | undefined;
@@ -115,6 +116,11 @@ export class ClientLink implements LandingHandler {
     return this.#state === 'closed';
   }
 
+  /** Of requests that have not ended, at least one each. */
+  get pendingBytes(): number {
+    return this.#pendingBytes;
+  }
+
   /** Returns the id for cancel, 0 when it has ended already. */
   post(part: PlanPart, notification: Uint8Array | undefined, done: (status: TransferStatus) => void): number {
     if (this.#state === 'closed' || this.#requests.size >= MAX_REQUESTS) {
@@ -127,6 +133,7 @@ export class ClientLink implements LandingHandler {
     }
     const request = new Request(this.#nextId++, part, this.#host, notification, done);
     this.#requests.set(request.id, request);
+    this.#pendingBytes += 1 + part.bytes;
     if (this.#state === 'ready') this.#begin(request);
     return request.id;
   }
@@ -327,6 +334,7 @@ export class ClientLink implements LandingHandler {
 
   #finish(request: Request, status: TransferStatus): void {
     if (!this.#requests.delete(request.id)) return;
+    this.#pendingBytes -= 1 + request.part.bytes;
     const grace = this.#graces.get(request.id);
     if (grace !== undefined) {
       this.#settings.clock.clearTimer(grace);

@@ -62,6 +62,20 @@ describe('payload lands directly', () => {
   });
 });
 
+test('small transfers do not wait behind a large one while another connection is free', async () => {
+  const [a, b] = [new FakeTransferHost('a'), new FakeTransferHost('owner')];
+  a.add(64 << 20);
+  b.add(64 << 20);
+  const from = await endpoint(a, { streams: 2, splitBytes: 128 << 20 });
+  connect(from, Number((await endpoint(b)).metadata()['port']));
+  for (let i = 0; i < 2; i++) expect(await post(from, 'read', 10).ended).toBe(TransferStatus.Done);
+  const order: string[] = [];
+  const large = post(from, 'read', 64 << 20).ended.then(() => order.push('large'));
+  for (let i = 0; i < 3; i++) await post(from, 'read', 16 << 10).ended.then(() => order.push('small'));
+  await large;
+  expect(order).toEqual(['small', 'small', 'small', 'large']);
+});
+
 describe('an owner that misbehaves', () => {
   const SIZE = 200_000;
   const payload = Buffer.alloc(SIZE, 5);
@@ -197,6 +211,8 @@ describe('a real process', () => {
       expect(statuses).toContain(TransferStatus.RemoteDisconnected);
       expect(await read()).toBe(TransferStatus.RemoteDisconnected);
       expect(agent.running()).toBe(0);
+      // The listener is all that is left, and no timer of a transfer.
+      await expect.poll(() => process.getActiveResourcesInfo().filter((name) => /TCPSocket/.test(name))).toEqual([]);
     });
   });
 

@@ -240,11 +240,11 @@ describe('an owner', () => {
   test('holds tables of a bounded size: further requests end as Overloaded, and go on when others have ended', async () => {
     const b = new FakeTransferHost('owner');
     b.add(16, true);
-    const raw = await Raw.open(Number((await endpoint(b)).metadata()['port']));
-    const ends = raw.ends();
     // 4 MiB each, all inside the segment; writes that never send their data stay.
     const table = encodeTable(descriptors(Array.from({ length: 1 << 18 }, () => ({ segment: 1, offset: 0, length: 1 }))));
     const write = (id: number): Buffer => Buffer.concat([header(FrameType.Write, id, 0, table.length), table]);
+    const raw = await Raw.open(Number((await endpoint(b, { connectTimeoutMs: 2000 })).metadata()['port']));
+    const ends = raw.ends();
     raw.socket.write(raw.hello);
     for (let id = 1; id <= 18; id++) raw.socket.write(write(id));
     await expect.poll(() => ends, { timeout: 10_000 }).toEqual([[17, TransferStatus.Overloaded], [18, TransferStatus.Overloaded]]);

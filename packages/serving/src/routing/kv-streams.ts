@@ -1,5 +1,6 @@
 import type { Clock, Counter, KvEvent, Logger, Metrics, PlainData, Timer, WorkerRecord } from '@armature/contracts';
 import { parseKvEvent } from './kv-event.ts';
+import { LogGate } from './log-gate.ts';
 
 /** Longest that a request's end waits for its KV events to arrive on the other plane. */
 const FENCE_TIMEOUT_MS = 250;
@@ -25,6 +26,8 @@ export interface KvStreamsOptions {
   readonly clock: Clock;
   readonly log: Logger;
   readonly metrics: Metrics;
+  /** Workers with KV events publish heartbeats: silence from the beginning is noticed too. Left out: only after the first one. */
+  readonly expectsHeartbeats?: boolean;
   /** The worker's cache as events, the last one with the last id given out; undefined: no answer. */
   readonly snapshot: (worker: WorkerRecord, done: (events: readonly KvEvent[] | undefined) => void) => void;
   /** Events `from` to `to` out of the worker's buffer; undefined: it has them no more, or no answer. */
@@ -46,6 +49,8 @@ class KvStream {
   retryMs = FIRST_RETRY_MS;
   /** When the first heartbeat came, and the last event or heartbeat; -1 = no heartbeat yet. */
   heardAtMs = -1;
+  /** Its whole state was taken over and no event has followed it yet. */
+  isFresh = false;
   /** Id said by the last heartbeat: two in a row ahead of what came means a loss. */
   announced = 0;
 
@@ -63,11 +68,13 @@ export class KvStreams {
   readonly #streams: (KvStream | undefined)[] = [];
   readonly #counters: Readonly<Record<'gaps' | 'replays' | 'resyncs' | 'malformed' | 'fenceTimeouts', Counter>>;
   readonly #stopMetrics: () => void;
+  readonly #logGate: LogGate;
   #silenceTimer: Timer | undefined;
   #isClosed = false;
 
   constructor(options: KvStreamsOptions) {
     this.#options = options;
+    this.#logGate = new LogGate(options.clock);
     const { metrics, model } = options;
     const counter = (name: string, help: string): Counter => metrics.counter({ name: `armature_router_${name}`, help, labelNames: ['model'] }).with(model);
     this.#counters = {
@@ -82,8 +89,11 @@ export class KvStreams {
   }
 
   joined(slot: number, worker: WorkerRecord): void {
-    this.#streams[slot] = new KvStream(worker);
-    if (worker.kvEvents) this.#resync(slot);
+    const stream = new KvStream(worker);
+    this.#streams[slot] = stream;
+    if (!worker.kvEvents) return;
+    if (this.#options.expectsHeartbeats === true) this.#heard(slot, stream);
+    this.#resync(slot);
   }
 
   left(slot: number): void {
@@ -97,7 +107,7 @@ export class KvStreams {
   close(): void {
     this.#isClosed = true;
     this.#stopMetrics();
-    for (const stream of this.#streams) if (stream !== undefined) this.#clearRetry(stream);
+    this.#streams.forEach((_stream, slot) => this.left(slot)); // answers that are under way find no stream
     if (this.#silenceTimer !== undefined) this.#options.clock.clearTimer(this.#silenceTimer);
   }
 
@@ -114,7 +124,8 @@ export class KvStreams {
     const event = parseKvEvent(payload);
     if (typeof event === 'string') {
       this.#counters.malformed.inc();
-      this.#options.log.warn('KV event ignored', { code: 'SERVING_KV_EVENT_INVALID', worker: stream.worker.instanceId, found: event });
+      const suppressed = this.#logGate.pass(stream.worker.instanceId);
+      if (suppressed !== undefined) this.#options.log.warn('KV event ignored', { code: 'SERVING_KV_EVENT_INVALID', worker: stream.worker.instanceId, found: event, suppressed });
       return; // its id is missing now: the next event or heartbeat finds the gap
     }
     if (stream.heardAtMs >= 0 || event.type === 'heartbeat') this.#heard(slot, stream);
@@ -154,6 +165,7 @@ export class KvStreams {
       return;
     }
     if (this.#options.sink.apply(slot, event)) {
+      if (event.eventId > stream.applied) stream.isFresh = false;
       this.#advance(stream, event.eventId);
       return;
     }
@@ -187,7 +199,9 @@ export class KvStreams {
         if (this.#options.sink.apply(slot, event)) this.#advance(stream, event.eventId);
       }
       if (stream.applied < to) {
-        this.#resync(slot);
+        // A state that the very next event does not follow would not get better by asking again at once.
+        if (stream.isFresh) this.#failed(slot, stream);
+        else this.#resync(slot);
         return;
       }
       this.#counters.replays.inc();
@@ -211,6 +225,7 @@ export class KvStreams {
       const lastEventId = state.at(-1)?.eventId ?? 0;
       this.#options.sink.restore(slot, state, lastEventId);
       stream.applied = 0;
+      stream.isFresh = true;
       this.#advance(stream, lastEventId);
       if (state.length > 0) this.#counters.resyncs.inc();
       this.#inStep(slot, stream);
@@ -235,7 +250,7 @@ export class KvStreams {
   #inStep(slot: number, stream: KvStream): void {
     const pending = stream.pending ?? [];
     stream.pending = undefined;
-    stream.retryMs = FIRST_RETRY_MS;
+    if (!stream.isFresh) stream.retryMs = FIRST_RETRY_MS;
     this.#setReason(slot, stream, undefined);
     for (const event of pending) {
       if (event.eventId > stream.applied) this.#apply(slot, stream, event);

@@ -22,6 +22,7 @@ import { DecisionRing } from './decisions.ts';
 import type { Decision } from './decisions.ts';
 import { KvStreams } from './kv-streams.ts';
 import type { KvStreamsOptions } from './kv-streams.ts';
+import { LogGate } from './log-gate.ts';
 import { LoadReplica } from './load-replica.ts';
 import type { RemoteDispatch } from './load-replica.ts';
 import { WorkerTable } from './worker-table.ts';
@@ -37,6 +38,8 @@ export interface ModelRouterOptions {
   readonly snapshot: KvStreamsOptions['snapshot'];
   /** Left out: a gap is closed by a snapshot. */
   readonly replay?: KvStreamsOptions['replay'];
+  /** The event plane reaches other processes: workers with KV events publish heartbeats, and one that is not heard of is degraded. */
+  readonly expectsHeartbeats?: boolean;
   readonly health?: Health;
   /** Which worker had the last request of each session; left out: no affinity. */
   readonly sessions?: SessionTable | undefined;
@@ -83,6 +86,7 @@ export class ModelRouter {
   readonly replica: LoadReplica | undefined;
   /** Charges for requests of other routers, by `router id`. */
   readonly #remote = new Map<string, Charge>();
+  readonly #logGate: LogGate;
   readonly #request: RoutingRequest;
   readonly #decisions: Counter;
   readonly #policyErrors: Counter;
@@ -90,11 +94,14 @@ export class ModelRouter {
   readonly #overlapLost: Counter;
   readonly #regret: Counter;
   readonly #overestimated: Counter;
+  /** Why the policy could not make the present decision. */
+  #fault: string | undefined;
   #fingerprint: { readonly model: string; readonly blockSize: number } | undefined;
 
   constructor(options: ModelRouterOptions) {
     this.#options = options;
     this.policy = options.policy;
+    this.#logGate = new LogGate(options.clock);
     this.#request = {
       id: '',
       hop: 'aggregated',
@@ -146,6 +153,7 @@ export class ModelRouter {
       metrics,
       snapshot: options.snapshot,
       replay: options.replay ?? ((_worker, _from, _to, done) => done(undefined)),
+      expectsHeartbeats: options.expectsHeartbeats ?? false,
       sink: {
         apply: (slot, event) => this.#isolated('kv.apply', () => this.policy.kv?.apply(slot, event)) ?? true, // one that throws is not asked for a resync, which would throw again
         restore: (slot, events, lastEventId) => this.#isolated('kv.restore', () => this.policy.kv?.restore(slot, events, lastEventId)),
@@ -179,12 +187,14 @@ export class ModelRouter {
     this.#ring.joined(this.table.numbers[slot], record);
     this.#isolated('kv.joined', () => this.policy.kv?.joined(slot, record));
     if (this.policy.kv !== undefined) this.#streams.joined(slot, record);
+    this.replica?.workerJoined(record.instanceId);
     return true;
   }
 
   leave(instanceId: string): void {
     const slot = this.table.remove(instanceId);
     if (slot === undefined) return;
+    this.#ring.left(this.table.numbers[slot]);
     this.#isolated('kv.left', () => this.policy.kv?.left(slot));
     this.#options.health?.remove(healthName(this.#options.model, instanceId));
     this.#streams.left(slot);
@@ -210,13 +220,14 @@ export class ModelRouter {
   /** The best worker, or a typed reason why there is none. */
   route(query: RouteQuery): Route | ArmatureError {
     const wanted = query.hop === 'prefill' ? query.overrides.prefillWorker : query.overrides.worker;
-    const candidates = this.table.candidates(query.role, query.excluded, wanted, query.hop === 'prefill' ? query.overrides.prefillDpRank : query.overrides.dpRank);
+    const dpRank = query.hop === 'prefill' ? query.overrides.prefillDpRank : query.overrides.dpRank;
+    const candidates = this.table.candidates(query.role, query.excluded, { only: wanted, dpRank, taints: query.overrides.requiredTaints });
     if (candidates.count === 0) return this.#noWorker(query, wanted);
     const request = this.#fill(query);
     const costs = this.table.costs;
     this.#excludeBusy(candidates, costs);
-    const policyError = this.#score(request, candidates, costs);
-    const index = policyError === undefined ? this.#pick(request, candidates, costs) : leastLoaded(candidates);
+    this.#fault = undefined;
+    const index = this.#score(request, candidates, costs) ? this.#pick(request, candidates, costs) : leastLoaded(candidates);
     this.#decisions.inc();
     this.#countOverlap(candidates, index);
     const slot = candidates.slots[index];
@@ -226,7 +237,7 @@ export class ModelRouter {
       chosen: worker.instanceId,
       index,
       atMs: this.#options.clock.nowMs() - query.startedAtMs,
-      policyError: policyError ?? this.#isolated('problem', () => this.policy.problem?.()),
+      policyError: this.#fault ?? this.#isolated('problem', () => this.policy.problem?.()),
       numbers: this.table.numbers,
     });
     return { slot, worker, overlapBlocks: candidates.overlapBlocks[index], cost: costs[index], decision };
@@ -236,7 +247,7 @@ export class ModelRouter {
   overlaps(sequenceHashes: Int32Array, blockSize: number): WorkerOverlap[] {
     const rows: WorkerOverlap[] = [];
     for (const role of ['both', 'prefill', 'decode'] as const) {
-      const candidates = this.table.candidates(role, [], undefined);
+      const candidates = this.table.candidates(role, []);
       if (candidates.count === 0) continue;
       const promptTokens = (sequenceHashes.length >> 1) * blockSize;
       const request = this.#fill({ id: '', hop: 'aggregated', role, promptTokens, sequenceHashes, blockSize, creditsOverlap: true, overrides: {}, excluded: [], startedAtMs: 0 });
@@ -286,8 +297,9 @@ export class ModelRouter {
     this.replica?.prefilled(legId(charge, requestId));
   }
 
-  grown(charge: Charge, requestId: string, outputTokens: number): void {
-    this.table.grow(charge, 1);
+  /** The output has grown to `outputTokens`, by so many blocks. */
+  grown(charge: Charge, requestId: string, outputTokens: number, blocks = 1): void {
+    this.table.grow(charge, blocks);
     if (this.table.isLive(charge)) this.#isolated('load.grown', () => this.policy.load?.grown(charge.slot, requestId, outputTokens));
   }
 
@@ -352,6 +364,13 @@ export class ModelRouter {
     if (rank !== undefined && this.table.count(query.role, query.excluded) > 0) {
       return new ArmatureError('SERVING_WORKER_UNKNOWN', `no live worker of model "${this.#options.model}" has data-parallel rank ${rank}`, { hint: 'see dpRank in /workers on the admin listener, or leave the choice to the router' });
     }
+    const { requiredTaints } = query.overrides;
+    if (requiredTaints !== undefined && requiredTaints.length > 0 && this.table.count(query.role, query.excluded) > 0) {
+      return new ArmatureError('SERVING_NO_WORKER', `no ready ${query.role === 'both' ? '' : `${query.role} `}worker of model "${this.#options.model}" carries the taints ${requiredTaints.join(', ')}`, {
+        hint: 'see taints in /workers on the admin listener, or require fewer',
+        retryable: true,
+      });
+    }
     const lost = query.excluded.length > 0 ? ` (${query.excluded.length} failed this request already)` : '';
     return new ArmatureError('SERVING_NO_WORKER', `no ${query.role === 'both' ? '' : `${query.role} `}worker of model "${this.#options.model}" is ready${lost}`, {
       hint: 'start workers for this model, or retry later',
@@ -403,7 +422,8 @@ export class ModelRouter {
     return slot === undefined || this.table.isDegraded(slot) ? -1 : slot;
   }
 
-  #score(request: RoutingRequest, candidates: Candidates, costs: Float64Array): string | undefined {
+  /** False: there are no costs to choose by. */
+  #score(request: RoutingRequest, candidates: Candidates, costs: Float64Array): boolean {
     try {
       this.policy.score(request, candidates, costs);
     } catch (error) {
@@ -414,14 +434,14 @@ export class ModelRouter {
       if (Number.isNaN(costs[i])) return this.#policyFailed(`cost of candidate ${i} is NaN`);
       if (costs[i] !== Infinity) finite++;
     }
-    return finite === 0 ? this.#policyFailed('every candidate is excluded') : undefined;
+    return finite > 0 || this.#policyFailed('every candidate is excluded');
   }
 
   #pick(request: RoutingRequest, candidates: Candidates, costs: Float64Array): number {
     if (this.policy.pick !== undefined) {
       const index = this.#isolated('pick', () => this.policy.pick?.(request, candidates, costs));
-      if (index !== undefined && Number.isInteger(index) && index >= 0 && index < candidates.count) return index;
-      this.#policyFailed(`picked candidate ${index} of ${candidates.count}`);
+      if (index !== undefined && Number.isInteger(index) && index >= 0 && index < candidates.count && costs[index] !== Infinity) return index;
+      this.#policyFailed(`picked candidate ${index} of ${candidates.count}${costs[index ?? -1] === Infinity ? ', which is excluded' : ''}`);
     }
     return lowestCost(costs, candidates.count, this.#options.random);
   }
@@ -433,15 +453,19 @@ export class ModelRouter {
     } catch (error) {
       this.#policyErrors.inc();
       const reason = ArmatureError.from(error, 'ROUTER_POLICY_FAILED').message;
-      this.#options.log.error('router policy threw', { code: 'ROUTER_POLICY_FAILED', policy: this.policy.name, face, reason });
+      this.#fault ??= `${face} threw: ${reason}`;
+      const suppressed = this.#logGate.pass(face);
+      if (suppressed !== undefined) this.#options.log.error('router policy threw', { code: 'ROUTER_POLICY_FAILED', policy: this.policy.name, face, reason, suppressed });
       return undefined;
     }
   }
 
-  #policyFailed(reason: string): string {
+  #policyFailed(reason: string): false {
     this.#policyErrors.inc();
-    this.#options.log.error('router policy failed; the least loaded worker is taken', { code: 'ROUTER_POLICY_FAILED', policy: this.policy.name, reason });
-    return reason;
+    this.#fault ??= reason;
+    const suppressed = this.#logGate.pass('decision');
+    if (suppressed !== undefined) this.#options.log.error('router policy failed; the worker is chosen without it', { code: 'ROUTER_POLICY_FAILED', policy: this.policy.name, reason, suppressed });
+    return false;
   }
 }
 

@@ -3,6 +3,16 @@ import { newCandidateColumns } from './candidate-columns.ts';
 import type { CandidateColumns } from './candidate-columns.ts';
 
 const START_CAPACITY = 16;
+const NO_TAINTS: readonly string[] = [];
+const NO_WISHES: CandidateWishes = {};
+
+/** What a request asks of its worker; every router policy keeps it, because other workers are no candidates. */
+export interface CandidateWishes {
+  readonly only?: string | undefined;
+  readonly dpRank?: number | undefined;
+  /** The worker must carry them all. */
+  readonly taints?: readonly string[] | undefined;
+}
 
 /** What one request is charged for on one worker, to be taken back exactly. */
 export interface Charge {
@@ -112,13 +122,14 @@ export class WorkerTable {
   }
 
   /** Fills the shared candidate columns; valid until the next call. */
-  candidates(role: WorkerRole, excluded: readonly string[], only: string | undefined, dpRank?: number): Candidates {
+  candidates(role: WorkerRole, excluded: readonly string[], { only, dpRank, taints = NO_TAINTS }: CandidateWishes = NO_WISHES): Candidates {
     const columns = this.#candidates;
     let count = 0;
     for (let slot = 0; slot < this.#records.length; slot++) {
       const record = this.#records[slot];
       if (record === undefined || record.role !== role) continue;
       if (dpRank !== undefined && record.dpRank !== dpRank) continue;
+      if (taints.length > 0 && !taints.every((taint) => record.taints.includes(taint))) continue;
       if (only !== undefined ? record.instanceId !== only : excluded.includes(record.instanceId)) continue;
       columns.slots[count] = slot;
       columns.activeRequests[count] = this.#activeRequests[slot];
