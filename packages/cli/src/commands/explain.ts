@@ -17,14 +17,17 @@ function tellingTerms(decision: DecisionRecord): readonly string[] {
   return names.filter((name) => new Set(values(name)).size > 1);
 }
 
+/** JSON has no Infinity: an excluded candidate has null. */
+const costOf = ({ cost }: { readonly cost: number | null }): number => cost ?? Number.MAX_VALUE;
+
 function decisionLines(decision: DecisionRecord): string[] {
-  const ranked = [...decision.candidates].sort((a, b) => Number(b.worker === decision.chosen) - Number(a.worker === decision.chosen) || a.cost - b.cost);
+  const ranked = [...decision.candidates].sort((a, b) => Number(b.worker === decision.chosen) - Number(a.worker === decision.chosen) || costOf(a) - costOf(b));
   const names = tellingTerms(decision);
   const lines = ranked.map((candidate, i) => {
     const label = i === 0 ? `${decision.hop.padEnd(10)} →` : ''.padEnd(12);
     const terms = names.map((name) => `${name} ${Number((candidate.terms[name] ?? 0).toFixed(2))}`).join(', ');
     const why = i === 0 ? `${decision.policy}: ` : '';
-    return `  ${label} ${shortName(candidate.worker).padEnd(12)} ${why}cost ${Number(candidate.cost.toFixed(2))}, overlap ${candidate.overlapBlocks} of ${decision.blocks} blocks${terms === '' ? '' : ` (${terms})`}${candidate.degraded ? ' · degraded: its cache is known only in part' : ''}`;
+    return `  ${label} ${shortName(candidate.worker).padEnd(12)} ${why}cost ${(candidate.cost as number | null) === null ? 'none (excluded)' : Number(candidate.cost.toFixed(2))}, overlap ${candidate.overlapBlocks} of ${decision.blocks} blocks${terms === '' ? '' : ` (${terms})`}${candidate.degraded ? ' · degraded: its cache is known only in part' : ''}`;
   });
   if (decision.candidates.length === 0) lines.push(`  ${`${decision.hop.padEnd(10)} →`} ${shortName(decision.chosen).padEnd(12)} ${decision.policy} (its candidates are no longer recorded)`);
   if (decision.policyError !== undefined) lines.push(`  ${''.padEnd(12)} policy: ${decision.policyError}`);

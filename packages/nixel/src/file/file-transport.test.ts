@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { afterAll, describe, expect, it, test } from 'vitest';
+import { afterAll, afterEach, describe, expect, it, test } from 'vitest';
 import { TransferStatus } from '@armature/contracts';
 import { FakeTransferHost, transferTransportContract } from '@armature/contracts/testing/transfer-transport';
 import { descriptors } from '../descriptors.ts';
@@ -15,6 +15,10 @@ import { openFile } from './open-file.ts';
 import { suiteFiles } from './suite-files.test.support.ts';
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'nixel-file-'));
+const opened: { close(): Promise<void> }[] = [];
+afterEach(async () => {
+  for (const file of opened.splice(0)) await file.close().catch(() => undefined);
+});
 afterAll(() => fs.rmSync(folder, { recursive: true, force: true }));
 /** Writes 64 posts of 1 MiB, each filled with its number, and says "done" after each. */
 const WRITER = `
@@ -54,6 +58,7 @@ async function rig(lengthBytes: number, config: FileTransportConfig = {}, fileNa
   const bytes = alignedBytes(lengthBytes);
   host.segments.set(1, { id: 1, kind: 'dram', bytes, lengthBytes });
   const file = fileName === undefined ? await openFile({ path: fresh(), lengthBytes, mode: 'create' }) : { location: { type: 'file' as const, path: fileName, fd: fs.openSync(fileName, 'r+'), direct: false }, lengthBytes, close: () => Promise.resolve() };
+  opened.push(file);
   host.segments.set(2, { id: 2, kind: 'file', bytes: new Uint8Array(0), lengthBytes, location: file.location });
   endpoint.registered(host.segments.get(2)!);
   const run = (op: 'read' | 'write', rows: readonly (readonly [here: number, there: number, length: number])[]) => post(endpoint, op, rows).ended;

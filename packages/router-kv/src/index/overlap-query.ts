@@ -45,24 +45,31 @@ export class OverlapQuery {
   /** See `PrefixIndex.findOverlap`. */
   run(hashes: Int32Array, blocks: number, out: OverlapColumns, from: number): void {
     out.begin(this.#lanes.slots);
-    if (this.#workers.length < this.#lanes.words) {
-      this.#workers = new Int32Array(this.#lanes.words);
-      this.#holders = new Int32Array(this.#lanes.words);
-    }
     const { records, setOf } = this.#runs;
+    const stored = this.#table.hashes;
     const stopAt = from + blocks;
     let depth = from; // next block of the query
     let set = NOT_BEGUN; // set of the last block
     let since = from; // where it began
-    let run = 0;
+    let run = 0; // record 0 is empty: it has no successor
     while (depth < stopAt) {
-      const slot = this.#next(hashes, depth, run);
-      if (slot === 0) break;
+      let slot = records[run + Run.Successor];
+      if (!same(stored, slot, hashes, depth) || isZero(hashes, depth)) {
+        slot = this.#find(hashes, depth, run);
+        if (slot === 0) break;
+      }
       run = records[(slot & CHUNK_OF) + Run.Head];
-      const stop = slot + this.#agreed(hashes, depth, slot, stopAt - depth);
-      const same = records[run + Run.Same];
+      let stop = Math.min(records[run + Run.End], slot + stopAt - depth);
+      // The usual run was walked before, agrees to its end and has one set throughout: two comparisons and no column is read.
+      if (stop > records[run + Run.Proven] || !same(stored, stop - 1, hashes, depth + stop - slot - 1)) stop = slot + this.#agreed(hashes, depth, slot, run, stop - slot);
+      const isUniform = stop <= records[run + Run.Same];
+      if (isUniform && records[run + Run.Set] === set) {
+        depth += stop - slot;
+        continue;
+      }
+      const sameStop = records[run + Run.Same];
       for (let at = slot; at < stop; ) {
-        const next = at < same ? records[run + Run.Set] : setOf[at];
+        const next = at < sameStop ? records[run + Run.Set] : setOf[at];
         if (next !== set) {
           const here = depth + at - slot;
           // Who drops out takes a while to write down: the next run is fetched meanwhile (deep row: 0.8 → 0.5 us).
@@ -72,25 +79,18 @@ export class OverlapQuery {
           set = next;
           since = here;
         }
-        at = at < same ? same : at + 1;
+        at = at < sameStop ? sameStop : at + 1;
         while (at < stop && setOf[at] === set) at++;
       }
-      if (slot < same && same < stop && since <= depth) records[run + Run.Same] = stop;
+      if (slot < sameStop && sameStop < stop && since <= depth) records[run + Run.Same] = stop;
       depth += stop - slot;
     }
     if (set !== NOT_BEGUN) this.#enter(set, EMPTY_SET, depth - since, depth - from, out);
   }
 
-  /** Slot of the block at `depth`, after `run`. */
-  #next(hashes: Int32Array, depth: number, run: number): number {
-    const lo = hashes[2 * depth];
-    const hi = hashes[2 * depth + 1];
-    if (run !== 0) {
-      const slot = this.#runs.records[run + Run.Successor];
-      const stored = this.#table.hashes;
-      if (slot !== 0 && stored[2 * slot] === lo && stored[2 * slot + 1] === hi && (lo | hi) !== 0) return slot;
-    }
-    const slot = this.#table.find(lo, hi);
+  /** Slot of the block at `depth` by the table, 0 when absent; noted as what follows `run`. */
+  #find(hashes: Int32Array, depth: number, run: number): number {
+    const slot = this.#table.find(hashes[2 * depth], hashes[2 * depth + 1]);
     if (slot !== 0 && run !== 0) this.#runs.records[run + Run.Successor] = slot;
     return slot;
   }
@@ -101,19 +101,17 @@ export class OverlapQuery {
   }
 
   /**
-   * Blocks from `depth` on that are those from `slot` on, the first being known to be. Where earlier queries proved that the
+   * Blocks from `depth` on, `most` at most, that are those from `slot` on, the first being known to be. Where earlier queries proved that the
    * slots are one chain, the last block decides: a sequence hash names its whole prefix. Beyond, every block is compared.
    */
-  #agreed(hashes: Int32Array, depth: number, slot: number, left: number): number {
+  #agreed(hashes: Int32Array, depth: number, slot: number, run: number, most: number): number {
     const records = this.#runs.records;
     const stored = this.#table.hashes;
-    const run = records[(slot & CHUNK_OF) + Run.Head];
-    const most = Math.min(records[run + Run.End] - slot, left);
     const proven = records[run + Run.Proven];
     let agreed = 1;
     if (slot < proven) {
       agreed = Math.min(most, proven - slot);
-      if (!same(stored, slot + agreed - 1, hashes, depth + agreed - 1)) return this.#divergence(hashes, depth, slot, agreed);
+      if (!same(stored, slot + agreed - 1, hashes, depth + agreed - 1)) return this.#divergence(hashes, depth, slot, run, agreed);
       if (agreed === most) return agreed;
     }
     let a = 2 * (slot + agreed);
@@ -129,10 +127,9 @@ export class OverlapQuery {
   }
 
   /** As `#agreed`, when the last of `limit` proven blocks differs: where the last query left the run, else by bisection. */
-  #divergence(hashes: Int32Array, depth: number, slot: number, limit: number): number {
+  #divergence(hashes: Int32Array, depth: number, slot: number, run: number, limit: number): number {
     const stored = this.#table.hashes;
     const records = this.#runs.records;
-    const run = records[(slot & CHUNK_OF) + Run.Head];
     let low = 1; // the blocks before it agree
     let high = limit - 1; // this one does not
     const isLong = records[run + Run.Limit] - run > CHUNK;
@@ -163,6 +160,7 @@ export class OverlapQuery {
     const rows = this.#sets.rows;
     const words = this.#sets.words;
     const open = this.#lanes.device;
+    if (this.#workers.length < words) this.#widen(words);
     if (before === NOT_BEGUN) {
       // A set of closed lanes only is as good as empty; else its row is not copied until another set comes.
       let some = 0;
@@ -192,6 +190,7 @@ export class OverlapQuery {
   /** As `#enter` where lower tiers are in use: a worker holds a block when any of its lanes does. */
   #enterTiered(before: number, next: number, length: number, depth: number, out: OverlapColumns): void {
     const words = this.#sets.words;
+    if (this.#workers.length < words) this.#widen(words);
     const workers = this.#workers;
     const holders = this.#holders;
     if (before !== NOT_BEGUN) this.#countLower(before, length, out);
@@ -205,6 +204,11 @@ export class OverlapQuery {
       if (had !== has) this.#emit(had ^ has, j << 5, depth, out);
     }
     this.#remaining = remaining;
+  }
+
+  #widen(words: number): void {
+    this.#workers = new Int32Array(words);
+    this.#holders = new Int32Array(words);
   }
 
   #findHolders(set: number): void {
@@ -264,4 +268,9 @@ export class OverlapQuery {
 
 function same(stored: Int32Array, slot: number, hashes: Int32Array, depth: number): boolean {
   return stored[2 * slot] === hashes[2 * depth] && stored[2 * slot + 1] === hashes[2 * depth + 1];
+}
+
+/** The hash that free slots have. */
+function isZero(hashes: Int32Array, depth: number): boolean {
+  return (hashes[2 * depth] | hashes[2 * depth + 1]) === 0;
 }

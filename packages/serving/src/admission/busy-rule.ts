@@ -4,7 +4,7 @@ import type { Gate } from './queue-class.ts';
 
 /** What the rule reads of the router's worker table. The columns are valid until the next call. */
 export interface WorkerLoads {
-  candidates(role: WorkerRole, excluded: readonly string[], only: string | undefined): Candidates;
+  candidates(role: WorkerRole, excluded: readonly string[], wishes: { readonly only: string | undefined }): Candidates;
   record(slot: number): WorkerRecord | undefined;
 }
 
@@ -58,7 +58,7 @@ export class BusyRule {
   }
 
   #look(role: WorkerRole, only: string | undefined, taints: readonly string[], out: Occupancy): boolean {
-    const columns = this.#loads.candidates(role, NOBODY, only);
+    const columns = this.#loads.candidates(role, NOBODY, { only });
     out.workers = 0;
     out.busyByPrefillTokens = 0;
     out.busyByKvBlocks = 0;

@@ -90,6 +90,7 @@ export class ModelRuntime implements ModelHandle {
       ...(options.queue === undefined ? {} : { isBusy: (worker: WorkerRecord, prefillTokens: number, blocks: number) => this.admission?.isBusy(worker, prefillTokens, blocks) ?? false }),
       remoteLoadFell: () => this.admission?.capacityChanged(),
       // Within one process there is one router per model.
+      expectsHeartbeats: options.events.supports.processes,
       ...(options.events.supports.processes ? { replica: { events: options.events, routerId: options.routerId } } : {}),
       snapshot: (worker, done) => this.#ask(worker, Method.Snapshot, { type: 'snapshot' }, done),
       replay: (worker, from, to, done) => this.#ask(worker, Method.Replay, { type: 'replay', from, to }, done),

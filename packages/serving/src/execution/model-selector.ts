@@ -83,7 +83,8 @@ export class ModelSelector implements Selector {
     if (tracked === undefined) return false;
     const { blockSize, router } = this.#host;
     const blocks = (tokens: number): number => Math.ceil((tracked.promptTokens + tokens) / blockSize);
-    for (let block = blocks(tracked.outputTokens); block < blocks(outputTokens); block++) router.grown(tracked.charges[0]!, id, outputTokens);
+    const more = blocks(outputTokens) - blocks(tracked.outputTokens);
+    if (more > 0) router.grown(tracked.charges[0]!, id, outputTokens, more);
     tracked.outputTokens = Math.max(tracked.outputTokens, outputTokens);
     return true;
   }

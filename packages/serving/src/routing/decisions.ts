@@ -6,6 +6,8 @@ import type { CandidateRecord, DecisionRecord } from './records.ts';
 /** Columns of a candidate's row in the ring. */
 const FACTS = 15;
 const CAPACITY_DOUBLES = 1 << 20;
+const GONE_WORKERS = 4_096;
+const NO_BYTES = new Uint8Array(0);
 
 /**
  * The facts behind the last decisions of one model, as rows of doubles in one ring of 8 MiB: recording copies numbers and makes one object per
@@ -19,8 +21,9 @@ export class DecisionRing {
   #rows: Float64Array | undefined;
   /** Doubles ever written; a row set at `offset` is alive while `offset + capacity >= head`. */
   #head: number;
-  /** Records of the workers by the number the host gave them at joining. */
+  /** Workers by the number the host gave them at joining: those that live, and the last that left. */
   readonly #workers: Map<number, WorkerRecord>;
+  readonly #gone: number[];
 
   constructor(policy: RouterPolicy, capacityDoubles = CAPACITY_DOUBLES) {
     this.#policy = policy;
@@ -30,14 +33,17 @@ export class DecisionRing {
     this.#rows = undefined;
     this.#head = 0;
     this.#workers = new Map();
+    this.#gone = [];
   }
 
-  /** The worker behind `number`, kept for the decisions that name it. */
+  /** The worker behind `number`; its metadata for transfers is not kept. */
   joined(number: number, worker: WorkerRecord): void {
-    this.#workers.set(number, worker);
-    if (this.#workers.size <= 65_536) return;
-    const oldest = this.#workers.keys().next();
-    if (!oldest.done) this.#workers.delete(oldest.value);
+    this.#workers.set(number, { ...worker, agentMetadata: NO_BYTES });
+  }
+
+  /** Kept a while for the decisions that name it. */
+  left(number: number): void {
+    if (this.#gone.push(number) > GONE_WORKERS) this.#workers.delete(this.#gone.shift()!);
   }
 
   record(request: RoutingRequest, candidates: Candidates, costs: Float64Array, chosen: DecisionFields): Decision {
@@ -107,6 +113,17 @@ export class DecisionRing {
       });
     }
     return records;
+  }
+
+  /** Cost and overlap of the chosen candidate and the lowest cost of the others; undefined when overwritten or not finite. */
+  hindsight({ offset, count, index }: Decision): { readonly cost: number; readonly overlapBlocks: number; readonly bestOther: number } | undefined {
+    const rows = this.#rows;
+    if (rows === undefined || index >= count || offset < 0 || offset + this.#capacity < this.#head) return undefined;
+    const first = offset % this.#capacity;
+    let bestOther = Number.POSITIVE_INFINITY;
+    for (let i = 0; i < count; i++) if (i !== index) bestOther = Math.min(bestOther, rows[first + i * this.#width + 1]!);
+    const at = first + index * this.#width;
+    return Number.isFinite(rows[at + 1]!) ? { cost: rows[at + 1]!, overlapBlocks: rows[at + 8]!, bestOther } : undefined;
   }
 
   #read(rows: Float64Array, at: number, columns: CandidateColumns, i: number): WorkerRecord {
@@ -195,16 +212,12 @@ export class Decision implements DecisionRecord {
    */
   settle(cachedTokens: number): void {
     this.actualCachedTokens = cachedTokens;
-    const candidates = this.candidates;
-    const chosen = candidates[this.index];
-    if (chosen === undefined) return;
+    const seen = this.#ring.hindsight(this);
+    if (seen === undefined) return;
     // An engine computes at least one token itself: a prompt of whole blocks that is all there counts as all there.
     const actual = cachedTokens >= this.request.promptTokens - 1 ? this.request.blocks : Math.floor(cachedTokens / this.request.blockSize);
-    let best = Number.POSITIVE_INFINITY;
-    candidates.forEach(({ cost }, i) => {
-      if (i !== this.index) best = Math.min(best, cost);
-    });
-    this.regretBlocks = Number.isFinite(best) ? Math.max(0, chosen.cost + Math.max(0, chosen.overlapBlocks - actual) - best) : 0;
+    const { cost, overlapBlocks, bestOther } = seen;
+    this.regretBlocks = Number.isFinite(bestOther) ? Math.max(0, cost + Math.max(0, overlapBlocks - actual) - bestOther) : 0;
   }
 
   toJSON(): Readonly<Record<string, unknown>> {

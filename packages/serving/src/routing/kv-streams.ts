@@ -165,7 +165,10 @@ export class KvStreams {
       return;
     }
     if (this.#options.sink.apply(slot, event)) {
-      if (event.eventId > stream.applied) stream.isFresh = false;
+      if (event.eventId > stream.applied && stream.isFresh) {
+        stream.isFresh = false;
+        stream.retryMs = FIRST_RETRY_MS;
+      }
       this.#advance(stream, event.eventId);
       return;
     }

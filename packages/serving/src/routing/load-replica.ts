@@ -44,6 +44,7 @@ interface Peer {
   batch: number;
   heardAtMs: number;
   readonly requests: Map<string, RemoteDispatch>;
+  readonly prefilled: Set<string>;
 }
 
 /**
@@ -113,6 +114,17 @@ export class LoadReplica {
     if (!this.#own.delete(id)) return;
     this.#ownPrefilled.delete(id);
     this.#push({ type: 'end', id });
+  }
+
+  /** What others sent to a worker before it was known here counts from now on. */
+  workerJoined(instanceId: string): void {
+    for (const [router, peer] of this.#peers) {
+      for (const [id, dispatch] of peer.requests) {
+        if (dispatch.instanceId !== instanceId) continue;
+        this.#options.sink.added(router, dispatch);
+        if (peer.prefilled.has(id)) this.#options.sink.prefilled(router, id);
+      }
+    }
   }
 
   /** Routers known, with the requests each has running. */
@@ -185,10 +197,12 @@ export class LoadReplica {
     const known = this.#peers.get(router);
     if (known !== undefined) known.heardAtMs = clock.nowMs();
     if (message['type'] === 'state') this.#takeState(router, batch, message);
-    else if (known === undefined || known.batch < 0) this.#meet(router, known);
-    else if (message['type'] === 'changes' && batch === known.batch + 1) {
-      known.batch = batch;
+    else if (known === undefined || known.batch < 0) {
+      if (known === undefined || message['type'] === 'beat') this.#meet(router, known);
+    } else if (message['type'] === 'changes' && batch === known.batch + 1) {
+      known.batch = -1; // until all of it was read: what is left out is made good by the whole state
       for (const change of list(message['changes'])) this.#apply(router, known, change);
+      known.batch = batch;
     } else if (batch > known.batch) {
       this.#counters.gaps.inc();
       known.batch = -1;
@@ -198,7 +212,7 @@ export class LoadReplica {
 
   /** Somebody of whom nothing is known, or whose state is awaited: asked with every beat until it comes. */
   #meet(router: string, known: Peer | undefined): void {
-    if (known === undefined) this.#peers.set(router, { batch: -1, heardAtMs: this.#options.clock.nowMs(), requests: new Map() });
+    if (known === undefined) this.#peers.set(router, { batch: -1, heardAtMs: this.#options.clock.nowMs(), requests: new Map(), prefilled: new Set() });
     this.#want(router);
   }
 
@@ -208,13 +222,13 @@ export class LoadReplica {
     const requests = list(message['requests']).map(dispatchFrom);
     const prefilled = list(message['prefilled']);
     if (before !== undefined) for (const id of before.requests.keys()) this.#options.sink.ended(router, id);
-    const peer: Peer = { batch, heardAtMs: this.#options.clock.nowMs(), requests: new Map() };
+    const peer: Peer = { batch, heardAtMs: this.#options.clock.nowMs(), requests: new Map(), prefilled: new Set() };
     this.#peers.set(router, peer);
     for (const request of requests) {
       peer.requests.set(request.id, request);
       this.#options.sink.added(router, request);
     }
-    for (const id of prefilled) if (typeof id === 'string' && peer.requests.has(id)) this.#options.sink.prefilled(router, id);
+    for (const id of prefilled) if (typeof id === 'string' && peer.requests.has(id)) this.#prefilled(router, peer, id);
   }
 
   #apply(router: string, peer: Peer, change: PlainData): void {
@@ -225,11 +239,17 @@ export class LoadReplica {
       peer.requests.set(id, dispatch);
       this.#options.sink.added(router, dispatch);
     } else if (!peer.requests.has(id)) return;
-    else if (type === 'prefilled') this.#options.sink.prefilled(router, id);
+    else if (type === 'prefilled') this.#prefilled(router, peer, id);
     else if (type === 'end') {
       peer.requests.delete(id);
+      peer.prefilled.delete(id);
       this.#options.sink.ended(router, id);
     }
+  }
+
+  #prefilled(router: string, peer: Peer, id: string): void {
+    peer.prefilled.add(id);
+    this.#options.sink.prefilled(router, id);
   }
 
   #forget(router: string, why: string): void {
@@ -253,7 +273,8 @@ function dispatchFrom(value: PlainData): RemoteDispatch {
     typeof dispatch.id === 'string' &&
     typeof dispatch.instanceId === 'string' &&
     ['aggregated', 'prefill', 'decode'].includes(dispatch.hop) &&
-    counts.every((count) => typeof count === 'number' && Number.isFinite(count) && count >= 0) &&
+    counts.every((count) => Number.isSafeInteger(count) && count >= 0) &&
+    dispatch.blockSize > 0 &&
     dispatch.sequenceHashes instanceof Int32Array &&
     dispatch.sequenceHashes.length % 2 === 0;
   if (!isWhole) throw new TypeError('a request is not described');

@@ -18,6 +18,8 @@ export interface SelectionParts {
 }
 
 const JSON_HEADERS = { 'content-type': 'application/json' };
+/** No context is as long: a count beyond it is none. */
+const MAX_TOKENS = 0x7fff_ffff;
 const NO_MODELS: ModelDirectory = { list: () => [], get: () => undefined };
 
 /**
@@ -76,7 +78,7 @@ export class SelectionFrontend implements Frontend {
     if (method === 'GET') return this.#read(path);
     const life = /^\/v1\/selections\/([^/]+)(?:\/(prefilled|grown|ended))?$/.exec(path);
     if (life !== null && (method === 'POST' ? life[2] !== undefined : method === 'DELETE' && life[2] === undefined)) {
-      return this.#tell(decodeURIComponent(life[1]!), life[2] ?? 'ended', parseJson(exchange.body));
+      return this.#tell(decodedId(life[1]!), life[2] ?? 'ended', parseJson(exchange.body));
     }
     if (method !== 'POST') return undefined;
     if (path === '/v1/selections') return this.#select(exchange);
@@ -123,7 +125,7 @@ export class SelectionFrontend implements Frontend {
     const count = (field: string): number | undefined => {
       const value = body[field];
       if (value === undefined) return undefined;
-      if (typeof value !== 'number' || !Number.isInteger(value) || value < 0) throw new ArmatureError('SELECTION_REQUEST_INVALID', `'${field}' is ${JSON.stringify(value)}`, { hint: 'send a count of tokens' });
+      if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > MAX_TOKENS) throw new ArmatureError('SELECTION_REQUEST_INVALID', `'${field}' is ${JSON.stringify(value)}`, { hint: 'send a count of tokens' });
       return value;
     };
     const outputTokens = count('output_tokens');
@@ -143,6 +145,14 @@ export class SelectionFrontend implements Frontend {
     if (model !== undefined) return model;
     const names = all.map((entry) => entry.name).join(', ');
     throw new ArmatureError('SELECTION_MODEL_UNKNOWN', name === undefined ? "'model' is missing and there are several" : `there is no model "${name.slice(0, 200)}"`, { hint: `models: ${names}` });
+  }
+}
+
+function decodedId(segment: string): string {
+  try {
+    return decodeURIComponent(segment);
+  } catch {
+    throw new ArmatureError('SELECTION_REQUEST_INVALID', `the id "${segment.slice(0, 200)}" is not percent-encoded UTF-8`, { hint: 'write % in an id as %25' });
   }
 }
 

@@ -65,8 +65,8 @@ function pull(to: Made, metadata: Uint8Array, remote: number[], local: number[],
   return Object.assign(started, { ended }) as Started;
 }
 
-/** Reaches everybody and moves nothing. */
-function unable(): TransferTransport {
+/** Reaches everybody and moves nothing; `later`: says so in another turn. */
+function unable(status: TransferStatus = TransferStatus.NotSupported, later = false): TransferTransport {
   const transport = memory();
   return {
     name: transport.name,
@@ -74,7 +74,11 @@ function unable(): TransferTransport {
     unavailable: () => undefined,
     open: async (host) => {
       const endpoint = await transport.open(host);
-      endpoint.post = (_plan, _notification, done) => (done(TransferStatus.NotSupported), 0);
+      endpoint.post = (_plan, _notification, done) => {
+        if (later) realClock.defer(() => done(status));
+        else done(status);
+        return 0;
+      };
       return endpoint;
     },
   };
@@ -160,6 +164,12 @@ describe('as many run with one peer as may', () => {
     await closed;
     expect([block(a, 3), block(a, 4), block(a, 5)]).toEqual([[103], [104], [105]]);
   });
+});
+
+test('an owner that holds all it may is Overloaded to who asks: nobody here would start the pull again', async () => {
+  const full = unable(TransferStatus.Overloaded, true);
+  const [a, b] = [await made('a', [full]), await made('b', [full])];
+  expect(await pull(a, b.mover.metadata(), [1], [1]).ended).toBe(TransferStatus.Overloaded);
 });
 
 describe('lives of a peer', () => {

@@ -105,13 +105,16 @@ class AgentMover implements KvMover {
   }
 
   #post(pull: RunningPull): void {
+    let isPosting = true;
     let isRefused = false;
     this.#agent.post(pull.handle, { deadlineMs: Math.max(0, pull.expiresAtMs - this.#clock.nowMs()) }, (status) => {
-      isRefused = status === TransferStatus.Overloaded;
+      // At once: the agent's own word, others run and one of them will end. Later: the owner's, about requests of whomever.
+      isRefused = isPosting && status === TransferStatus.Overloaded;
       if (isRefused) return;
       this.#end(pull, status);
       this.#next(pull.source.name);
     });
+    isPosting = false;
     if (isRefused) this.#wait(pull);
   }
 
