@@ -117,3 +117,20 @@ test('the export of decisions is reproduced by its own weights, and other weight
   expect(lines).toHaveLength(3);
   expect(lines[0]?.actualCachedTokens).toBeGreaterThan(0);
 });
+
+test('absurd growth and broken percent escapes are answered 400 at once', async () => {
+  const { url } = await open();
+  await call(`${url}/v1/selections`, 'POST', { id: 'g', tokens });
+  expect((await call(`${url}/v1/selections/g/grown`, 'POST', { output_tokens: 1e300 })).status).toBe(400);
+  expect((await call(`${url}/v1/selections/g/grown`, 'POST', { output_tokens: 2_000_000_000 })).status).toBe(200);
+  expect((await call(`${url}/v1/selections/%zz`, 'DELETE')).status).toBe(400);
+});
+
+test('rescoring leaves out what is no decision, keeps excluded workers excluded, and compares draws with the lowest cost', () => {
+  const candidate = (worker: string, cost: number | null, overlapBlocks: number) => ({ worker, cost, overlapBlocks, parts: { other: cost === null ? 0 : cost }, terms: {}, degraded: false });
+  const line = (more: object): string => JSON.stringify({ type: 'decision', requestId: 'r', model: 'm', hop: 'aggregated', policy: 'kv', chosen: 'a', promptTokens: 16, blocks: 1, blockSize: 16, request: {}, ...more });
+  const foreign = ['', '[]', 'no json', '{"type":"decision","policy":"kv","candidates":[null]}', line({ candidates: [{}] }), line({ policy: 'random', candidates: [candidate('a', 1, 0)] })];
+  expect(rescoreText(foreign.join('\n'), {})).toMatchObject({ decisions: 0, skipped: 5 });
+  expect(rescoreText(line({ candidates: [candidate('a', 5, 0), candidate('b', null, 0)] }), {})).toMatchObject({ decisions: 1, reproduced: 1, changed: 0, drawn: 0 });
+  expect(rescoreText(line({ candidates: [candidate('a', 5, 0), candidate('b', 2, 0)] }), {})).toMatchObject({ changed: 0, drawn: 1 });
+});

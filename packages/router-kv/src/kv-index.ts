@@ -1,7 +1,8 @@
 // @hot
 import type { KvEvent } from '@armature/contracts';
 import { PrefixIndex } from './index/prefix-index.ts';
-import type { BlockVisitor, PrefixIndexStats } from './index/prefix-index.ts';
+import type { BlockVisitor } from './index/prefix-index.ts';
+import type { PrefixIndexStats } from './index/stats.ts';
 import { Tier } from './overlap.ts';
 import type { OverlapColumns } from './overlap.ts';
 

@@ -10,6 +10,8 @@ import { KvCostScorer } from './scorers/kv-cost.ts';
 import { SessionScorer } from './scorers/session.ts';
 import { PreferredTaintsScorer } from './scorers/taints.ts';
 
+const LOG_INTERVAL_MS = 10_000;
+
 /** What the policy uses of its context. */
 export type KvPolicyContext = Pick<PluginContext, 'clock' | 'random' | 'log' | 'metrics' | 'path' | 'instance'>;
 
@@ -28,6 +30,7 @@ function compose(config: KvPolicyConfig, context: KvPolicyContext): PipelineOpti
     help: 'Decisions from which a filter or scorer was left out because it threw or wrote NaN.',
     labelNames: ['router', 'piece'],
   });
+  const loggedAtMs = new Map<string, number>();
   return {
     name: 'kv',
     facts: new KvFacts(config, context),
@@ -41,7 +44,11 @@ function compose(config: KvPolicyConfig, context: KvPolicyContext): PipelineOpti
     picker: config.picker === undefined ? new SoftmaxPicker(config.temperature, context.random) : context.instance(config.picker),
     failed: (piece, reason) => {
       failures.with(context.path, piece).inc();
-      context.log.error('a piece of the router policy failed and was left out of a decision', { code: 'ROUTER_PIECE_FAILED', piece, reason });
+      // A piece that fails does so with every request: one line per interval, the counter has them all.
+      const nowMs = context.clock.nowMs();
+      if (nowMs - (loggedAtMs.get(piece) ?? Number.NEGATIVE_INFINITY) < LOG_INTERVAL_MS) return;
+      loggedAtMs.set(piece, nowMs);
+      context.log.error('a piece of the router policy failed and was left out of a decision', { code: 'ROUTER_PIECE_FAILED', piece, reason, next: `not logged again for ${LOG_INTERVAL_MS / 1000} s; see armature_router_piece_failures_total` });
     },
   };
 }

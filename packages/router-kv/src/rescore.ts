@@ -16,11 +16,13 @@ export interface RecordedDecision {
   readonly parts: readonly string[];
   /** What each added, `parts.length` numbers per candidate. */
   readonly partCosts: Float64Array;
+  /** 1: the candidate was excluded (by a filter, or as busy) and stays so. */
+  readonly excluded: Uint8Array;
 }
 
 export interface Rescored {
   readonly costs: Float64Array;
-  /** Row of the lowest cost; the recorded choice when it is among the lowest. */
+  /** Row of the lowest cost; `prefer` when it is among the lowest. */
   readonly best: number;
 }
 
@@ -36,15 +38,16 @@ export class Rescorer {
     this.#scorers = new Map([new ExpectedWorkScorer(weights), new KvCostScorer(weights), new SessionScorer(), new PreferredTaintsScorer()].map((scorer) => [scorer.name, scorer]));
   }
 
-  score(decision: RecordedDecision): Rescored {
-    const { request, candidates, parts, partCosts, chosen } = decision;
+  score(decision: RecordedDecision, prefer = decision.chosen): Rescored {
+    const { request, candidates, parts, partCosts, excluded } = decision;
     const costs = new Float64Array(candidates.count);
     parts.forEach((name, p) => {
       const scorer = this.#scorers.get(name);
       if (scorer !== undefined) scorer.score(request, candidates, costs);
       else for (let i = 0; i < candidates.count; i++) costs[i] += partCosts[i * parts.length + p];
     });
-    let best = chosen;
+    for (let i = 0; i < candidates.count; i++) if (excluded[i] !== 0) costs[i] = Number.POSITIVE_INFINITY;
+    let best = prefer;
     for (let i = 0; i < candidates.count; i++) if (costs[i] < (best < 0 ? Number.POSITIVE_INFINITY : costs[best])) best = i;
     return { costs, best };
   }

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { ArmatureError } from '@armature/contracts';
 import type { Candidates, RoutingRequest, WorkerRecord } from '@armature/contracts';
-import { Rescorer, kvPolicyDefaults } from '@armature/router-kv';
+import { Rescorer, expectedWorkDefaults, kvCostDefaults } from '@armature/router-kv';
 import type { KvPolicyConfig, RecordedDecision } from '@armature/router-kv';
 
 export interface RescoreOptions {
@@ -11,7 +11,8 @@ export interface RescoreOptions {
 
 interface CandidateLine {
   readonly worker: string;
-  readonly cost: number;
+  /** null: excluded. */
+  readonly cost: number | null;
   readonly taints?: readonly string[];
   readonly degraded: boolean;
   readonly parts: Readonly<Record<string, number | null>>;
@@ -28,6 +29,7 @@ interface DecisionLine {
   readonly blocks: number;
   readonly blockSize: number;
   readonly request: Partial<RoutingRequest>;
+  readonly policyError?: string;
   readonly candidates: readonly CandidateLine[];
 }
 
@@ -37,6 +39,8 @@ export interface RescoreReport {
   readonly skipped: number;
   /** Recorded costs that the recorded weights give again, to 1e-6. */
   readonly reproduced: number;
+  /** Recorded choices that were not of lowest cost (a draw with temperature, a picker of somebody else); the lowest one stands for them. */
+  readonly drawn: number;
   readonly changed: number;
   /** Blocks of overlap that the changed choices would have found more (negative: fewer). */
   readonly overlapBlocksGained: number;
@@ -59,9 +63,12 @@ function read(file: string): string {
   }
 }
 
+/** Settings that a cost is made of. Others (bounds, the index, the draw) cannot be tried on recorded facts. */
+const WEIGHTS = Object.keys({ ...kvCostDefaults, ...expectedWorkDefaults });
+
 function parseSettings(settings: readonly string[]): Partial<KvPolicyConfig> {
   const weights: Record<string, number> = {};
-  const known = Object.entries(kvPolicyDefaults).flatMap(([name, value]) => (typeof value === 'number' ? [name] : []));
+  const known: readonly string[] = WEIGHTS;
   for (const setting of settings) {
     const [, name = '', text = ''] = /^([^=]+)=(.*)$/.exec(setting) ?? [];
     const value = Number(text);
@@ -74,7 +81,7 @@ function parseSettings(settings: readonly string[]): Partial<KvPolicyConfig> {
 
 export function rescoreText(text: string, settings: Partial<KvPolicyConfig>): RescoreReport {
   const configs = new Map<string, Partial<KvPolicyConfig>>();
-  const report = { decisions: 0, skipped: 0, reproduced: 0, changed: 0, overlapBlocksGained: 0, changes: [] as RescoreReport['changes'][number][], workers: {} as Record<string, { recorded: number; rescored: number }> };
+  const report = { decisions: 0, skipped: 0, reproduced: 0, drawn: 0, changed: 0, overlapBlocksGained: 0, changes: [] as RescoreReport['changes'][number][], workers: {} as Record<string, { recorded: number; rescored: number }> };
   const scorers = new Map<string, { was: Rescorer; now: Rescorer }>();
   for (const line of text.split('\n')) {
     if (line.trim() === '') continue;
@@ -84,7 +91,7 @@ export function rescoreText(text: string, settings: Partial<KvPolicyConfig>): Re
       continue;
     }
     const decision = parsed?.type === 'decision' ? (parsed as unknown as DecisionLine) : undefined;
-    if (decision === undefined || decision.policy !== 'kv' || !Array.isArray(decision.candidates) || decision.candidates.length === 0) {
+    if (decision === undefined || !isWhole(decision)) {
       report.skipped++;
       continue;
     }
@@ -94,6 +101,16 @@ export function rescoreText(text: string, settings: Partial<KvPolicyConfig>): Re
     add(report, decision, pair);
   }
   return report;
+}
+
+/** Of the policy we can score again, with recorded candidates. Files come from elsewhere: a line that is none is left out, not an accident. */
+function isWhole({ policy, candidates, request, promptTokens, blocks, blockSize }: DecisionLine): boolean {
+  if (policy !== 'kv' || !Array.isArray(candidates) || candidates.length === 0) return false;
+  if (typeof request !== 'object' || request === null || ![promptTokens, blocks, blockSize].every(Number.isFinite)) return false;
+  return candidates.every((entry: unknown) => {
+    const candidate = entry as CandidateLine | null;
+    return typeof candidate?.worker === 'string' && typeof candidate.parts === 'object' && candidate.parts !== null && Array.isArray(candidate.taints ?? []);
+  });
 }
 
 function parseLine(line: string): { readonly type?: unknown; readonly [field: string]: unknown } | undefined {
@@ -110,18 +127,20 @@ type Open = { -readonly [K in keyof RescoreReport]: RescoreReport[K] extends rea
 function add(report: Open & { workers: Record<string, { recorded: number; rescored: number }> }, line: DecisionLine, scorers: { was: Rescorer; now: Rescorer }): void {
   const decision = recorded(line);
   const was = scorers.was.score(decision);
-  const now = scorers.now.score(decision);
+  // A draw (temperature, a picker of somebody else) did not take the lowest cost: lowest is compared with lowest.
+  const now = scorers.now.score(decision, was.best);
   report.decisions++;
   if (line.candidates.every(({ cost }, i) => cost === null || Math.abs(was.costs[i]! - cost) <= 1e-6 * Math.max(1, Math.abs(cost)))) report.reproduced++;
-  const from = line.chosen;
+  if (was.best !== decision.chosen) report.drawn++;
+  const from = line.candidates[was.best]?.worker ?? line.chosen;
   const to = line.candidates[now.best]?.worker ?? from;
   const tally = (worker: string): { recorded: number; rescored: number } => (report.workers[worker] ??= { recorded: 0, rescored: 0 });
   tally(from).recorded++;
   tally(to).rescored++;
-  if (now.best === decision.chosen) return;
+  if (now.best === was.best) return;
   report.changed++;
-  report.overlapBlocksGained += decision.candidates.overlapBlocks[now.best]! - (decision.candidates.overlapBlocks[decision.chosen] ?? 0);
-  report.changes.push({ requestId: line.requestId, hop: line.hop, from, to, fromCost: now.costs[decision.chosen]!, toCost: now.costs[now.best]! });
+  report.overlapBlocksGained += decision.candidates.overlapBlocks[now.best]! - (decision.candidates.overlapBlocks[was.best] ?? 0);
+  report.changes.push({ requestId: line.requestId, hop: line.hop, from, to, fromCost: now.costs[was.best]!, toCost: now.costs[now.best]! });
 }
 
 /** The columns and the request of a recorded line. */
@@ -168,6 +187,7 @@ function recorded(line: DecisionLine): RecordedDecision {
     candidates,
     chosen: line.candidates.findIndex((candidate) => candidate.worker === line.chosen),
     parts,
+    excluded: Uint8Array.from(line.candidates, (candidate) => (line.policyError === undefined && candidate.cost === null ? 1 : 0)),
     partCosts: Float64Array.from(line.candidates.flatMap((candidate) => parts.map((name) => candidate.parts[name] ?? Number.POSITIVE_INFINITY))),
   };
 }
@@ -179,6 +199,7 @@ function render(report: RescoreReport, settings: readonly string[]): string {
   const lines = [
     `${report.decisions} decisions of policy kv${report.skipped > 0 ? ` (${report.skipped} lines left out: other policies, or no candidates recorded)` : ''}`,
     `${report.reproduced} of them are reproduced by the recorded weights (${percent(report.reproduced)})`,
+    ...(report.drawn > 0 ? [`${report.drawn} were drawn, not of lowest cost (temperature, or a picker); the lowest cost stands for them below`] : []),
     `with ${settings.length === 0 ? 'the same weights' : settings.join(', ')}: ${report.changed} would have gone elsewhere (${percent(report.changed)}), overlap ${report.overlapBlocksGained >= 0 ? '+' : ''}${report.overlapBlocksGained} blocks`,
   ];
   for (const { requestId, hop, from, to, fromCost, toCost } of report.changes.slice(0, MOST_LINES)) lines.push(`  ${requestId}  ${hop}: ${from} (${fromCost.toFixed(2)}) → ${to} (${toCost.toFixed(2)})`);

@@ -1,4 +1,6 @@
 // @hot
+import { enlarged } from './columns.ts';
+
 /** Arena slots that can be addressed; 0 is never used. An entry keeps `32 - 5 - slotBits` bits of the hash as a tag. */
 export const MAX_SLOT_BITS = 25;
 /** Too many hashes with one home: only an adversary finds them, and pays with blocks that are not recorded. */
@@ -65,14 +67,10 @@ export class HashTable {
 
   /** Room for arena slots below `slots` (a power of two), at most half of the positions taken. Copies what is there. */
   resize(slots: number): void {
-    const hashes = new Int32Array(slots * 2);
-    hashes.set(this.hashes);
-    this.hashes = hashes;
+    this.hashes = enlarged(this.hashes, slots * 2);
     const positions = Math.min(Math.max(slots * 2, 2 ** FIRST_BITS), 2 ** MAX_SLOT_BITS);
     // Room for the last cluster, and a word that stays 0 and ends every search.
-    const entries = new Int32Array(positions + MAX_DISTANCE + 1);
-    entries.set(this.#entries);
-    this.#entries = entries;
+    this.#entries = enlarged(this.#entries, positions + MAX_DISTANCE + 1);
     this.#minShift = 32 - Math.round(Math.log2(positions));
   }
 

@@ -1,5 +1,6 @@
 // @hot
 import { TIER_COUNT, Tier } from '../overlap.ts';
+import { enlarged } from './columns.ts';
 
 export const NO_LANE = -1;
 
@@ -135,10 +136,4 @@ export class Lanes {
     }
     return NO_LANE;
   }
-}
-
-export function enlarged(column: Int32Array, length: number): Int32Array {
-  const grown = new Int32Array(length);
-  grown.set(column);
-  return grown;
 }

@@ -5,6 +5,9 @@ import { HashTable, MAX_SLOT_BITS } from './hash-table.ts';
 import { Lanes, NO_LANE } from './lanes.ts';
 import { OverlapQuery } from './overlap-query.ts';
 import { CHUNK, Run, Runs } from './runs.ts';
+import { statsOf } from './stats.ts';
+import type { PrefixIndexStats } from './stats.ts';
+import { Sweep } from './sweep.ts';
 import { EMPTY_SET, WorkerSets } from './worker-sets.ts';
 
 export const DEFAULT_MAX_BLOCKS = 1 << 24;
@@ -14,22 +17,6 @@ const NO_PARENT = new Int32Array(0);
 const SLICE = 512;
 /** Removals of more blocks than this read the table ahead. */
 const FEW = 2;
-
-export interface PrefixIndexStats {
-  /** Distinct blocks that somebody holds; of blocks and tiers held by workers, (worker, tier, block) triples. */
-  readonly blocks: number;
-  readonly pairs: number;
-  /** Distinct sets of two or more lanes, and those of one lane that are not open any more. */
-  readonly sets: number;
-  /** Entries of the hash table: `blocks` and blocks without holders that wait for the blocks behind them. */
-  readonly entries: number;
-  /** Entries per position of the hash table. */
-  readonly fill: number;
-  /** Bytes written so far; reservations are larger. */
-  readonly bytes: number;
-  /** Arena slots in runs. */
-  readonly slots: number;
-}
 
 /** Called per block. */
 export type BlockVisitor = (lo: number, hi: number, tier: number) => void;
@@ -46,10 +33,9 @@ export class PrefixIndex {
   readonly #sets: WorkerSets;
   readonly #lanes: Lanes;
   readonly #query: OverlapQuery;
+  readonly #sweep: Sweep;
   #size: number;
   #dropped: number;
-  /** Where the sweep goes on; 0 = none is running. */
-  #sweepAt: number;
   /** Slot of the block that `#append` wrote last. */
   #tail: number;
 
@@ -63,9 +49,9 @@ export class PrefixIndex {
     this.#sets = new WorkerSets();
     this.#lanes = new Lanes();
     this.#query = new OverlapQuery(this.#table, this.#runs, this.#sets, this.#lanes);
+    this.#sweep = new Sweep(this.#runs, this.#sets, this.#lanes);
     this.#size = 0;
     this.#dropped = 0;
-    this.#sweepAt = 0;
     this.#tail = 0;
   }
 
@@ -171,9 +157,11 @@ export class PrefixIndex {
         from--;
         k++;
       }
-      while (from === at && k < blocks && to < end && stored[2 * to] === hashes[2 * k] && stored[2 * to + 1] === hashes[2 * k + 1]) {
-        to++;
-        k++;
+      if (from === at) {
+        while (k < blocks && to < end && stored[2 * to] === hashes[2 * k] && stored[2 * to + 1] === hashes[2 * k + 1]) {
+          to++;
+          k++;
+        }
       }
       this.#toggle(from, to, lane, false);
     }
@@ -191,29 +179,7 @@ export class PrefixIndex {
 
   /** Gives back memory of forgotten workers, looking at about `budget` arena slots. */
   sweep(budget: number): void {
-    const runs = this.#runs;
-    while (budget > 0 && this.#lanes.closedCount !== 0) {
-      if (this.#sweepAt === 0) {
-        this.#lanes.beginSweep();
-        this.#sweepAt = CHUNK;
-      }
-      let at = this.#sweepAt;
-      while (budget > 0 && at < runs.top) {
-        if (!runs.isRun(at)) {
-          at += CHUNK;
-          budget -= 2;
-          continue;
-        }
-        const next = runs.records[at + Run.Limit];
-        budget -= runs.records[at + Run.End] - at;
-        this.#sweepRun(at);
-        at = next;
-      }
-      this.#sweepAt = at;
-      if (at < runs.top) return;
-      this.#sweepAt = 0;
-      for (let lane = this.#lanes.takeSwept(); lane !== NO_LANE; lane = this.#lanes.takeSwept()) this.#sets.closeLane(lane);
-    }
+    this.#size -= this.#sweep.advance(budget);
   }
 
   /** Every block of a slot, once per tier, in no order. Looks at the whole index: for tools. Must not change it. */
@@ -232,20 +198,7 @@ export class PrefixIndex {
   }
 
   stats(): PrefixIndexStats {
-    const { held } = this.#lanes;
-    let pairs = 0;
-    for (let lane = 0; lane < held.length; lane++) pairs += held[lane];
-    const { count, positions } = this.#table;
-    const slots = this.#runs.top - CHUNK;
-    return {
-      blocks: this.#size,
-      pairs,
-      sets: this.#sets.live - this.#lanes.open - this.#lanes.closedCount,
-      entries: count,
-      fill: count / positions,
-      bytes: slots * 16 + positions * 4 + this.#sets.bytes,
-      slots: slots - this.#runs.freeSlots,
-    };
+    return statsOf(this.#table, this.#runs, this.#sets, this.#lanes, this.#size);
   }
 
   #laneFor(slot: number, tier: number): number {
@@ -344,44 +297,5 @@ export class PrefixIndex {
     records[run + Run.Live] += change;
     this.#size += change;
     this.#lanes.held[lane] += isHeld ? count : -count;
-  }
-
-  #sweepRun(run: number): void {
-    const { records, setOf } = this.#runs;
-    const end = records[run + Run.End];
-    let isChanged = false;
-    for (let from = run; from < end; ) {
-      const set = setOf[from];
-      let to = from + 1;
-      while (to < end && setOf[to] === set) to++;
-      const next = this.#withoutClosed(set);
-      if (next !== set) {
-        for (let at = from; at < to; at++) setOf[at] = next;
-        this.#sets.move(set, next, to - from);
-        if (next === EMPTY_SET) {
-          records[run + Run.Live] -= to - from;
-          this.#size -= to - from;
-        }
-        isChanged = true;
-      }
-      from = to;
-    }
-    if (!isChanged) return;
-    records[run + Run.Set] = setOf[run];
-    records[run + Run.Same] = run + 1;
-    if (records[run + Run.Live] === 0 || setOf[end - 1] === EMPTY_SET) this.#runs.trim(run);
-  }
-
-  #withoutClosed(set: number): number {
-    const { closed, words } = this.#lanes;
-    let next = set;
-    for (let j = 0; j < words; j++) {
-      for (let bits = this.#sets.rows[set * words + j] & closed[j]; bits !== 0; bits &= bits - 1) {
-        const shorter = this.#sets.toggled(next, (j << 5) + 31 - Math.clz32(bits & -bits));
-        if (next !== set) this.#sets.discard(next);
-        next = shorter;
-      }
-    }
-    return next;
   }
 }

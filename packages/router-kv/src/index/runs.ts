@@ -1,7 +1,7 @@
 // @hot
+import { enlarged } from './columns.ts';
 import { MAX_SLOT_BITS } from './hash-table.ts';
 import type { HashTable } from './hash-table.ts';
-import { enlarged } from './lanes.ts';
 
 /** Slots per chunk: 8 hashes are one cache line. */
 export const CHUNK = 8;

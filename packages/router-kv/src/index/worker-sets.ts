@@ -1,5 +1,5 @@
 // @hot
-import { enlarged } from './lanes.ts';
+import { enlarged } from './columns.ts';
 
 export const EMPTY_SET = 0;
 

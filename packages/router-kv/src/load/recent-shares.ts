@@ -5,10 +5,11 @@ import type { Candidates, WorkerRole } from '@armature/contracts';
 const WINDOW = 64;
 /** As if each worker had had this many more: the first requests of a pool say little about shares. */
 const DAMPING = 2;
-/** So many requests above or below the mean are no imbalance: a chat that is alone stays with the worker that has its KV. */
-const SLACK = 4;
-/** What they count for all the same, so that equals still take turns. */
-const SLACK_WEIGHT = 0.01;
+/**
+ * Requests per worker at which their spread counts by half. A few requests more are no imbalance: a chat that is alone in the pool stays with the
+ * worker that has its KV, for some turns; under load even spacing is worth having.
+ */
+const CONFIDENT_AT = 16;
 /** Requests are forgotten by time, too: who had more a few minutes ago does not matter now. */
 const TIME_CONSTANT_MS = 60_000;
 
@@ -64,16 +65,12 @@ export class RecentShares {
 
   /** For each candidate how far its share lies above (below: negative) the mean of the candidates: 0.1 = 10 % more than its share. */
   fill(candidates: Candidates, excessShare: Float64Array, nowMs: number): void {
-    const { count, slots } = candidates;
     const fading = this.#fading(nowMs);
     let sum = 0;
     for (let i = 0; i < count; i++) sum += this.#count(slots[i]);
     const mean = count === 0 ? 0 : (fading * sum) / count;
-    for (let i = 0; i < count; i++) {
-      const above = fading * this.#count(slots[i]) - mean;
-      const within = above > SLACK ? SLACK : above < -SLACK ? -SLACK : above;
-      excessShare[i] = (above - within + SLACK_WEIGHT * within) / (mean + DAMPING);
-    }
+    const scale = mean / (mean + CONFIDENT_AT) / (mean + DAMPING);
+    for (let i = 0; i < count; i++) excessShare[i] = scale * (fading * this.#count(slots[i]) - mean);
   }
 
   #fading(nowMs: number): number {

@@ -117,7 +117,7 @@ export class PipelinePolicy implements RouterPolicy {
         parts[i * width + s] = 0;
         continue;
       }
-      const added = costs[i] === Number.POSITIVE_INFINITY ? Number.POSITIVE_INFINITY : weight * (costs[i] - was);
+      const added = weight === 0 ? 0 : costs[i] === Number.POSITIVE_INFINITY ? Number.POSITIVE_INFINITY : weight * (costs[i] - was);
       costs[i] = was + added;
       parts[i * width + s] = added;
     }

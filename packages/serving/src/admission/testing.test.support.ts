@@ -40,7 +40,7 @@ export class FakeLoads implements WorkerLoads {
   record(slot: number): WorkerRecord | undefined {
     return this.workers[slot]?.record;
   }
-  candidates(role: WorkerRecord['role'], excluded: readonly string[], only: string | undefined): Candidates {
+  candidates(role: WorkerRecord['role'], excluded: readonly string[], { only }: { readonly only: string | undefined }): Candidates {
     const rows = this.workers.map((worker, slot) => ({ ...worker, slot })).filter(({ record }) => record.role === role && !excluded.includes(record.instanceId) && (only === undefined || record.instanceId === only));
     const column = (of: (row: (typeof rows)[number]) => number): Float64Array => Float64Array.from(rows, of);
     return { count: rows.length, slots: Int32Array.from(rows, (row) => row.slot), activePrefillTokens: column((row) => row.prefillTokens), activeBlocks: column((row) => row.blocks) } as unknown as Candidates;
