@@ -106,6 +106,26 @@ function storeLong(index, ids, long) {
   }
 }
 
+/** An index that grows from nothing: its slowest store (wall time, so other processes are in it) and resident memory per block, which exceeds `stats().bytes` by pages in part used. */
+function footprint(KvIndex, workers, stores) {
+  const index = new KvIndex();
+  for (let slot = 0; slot < workers; slot++) index.joined(slot);
+  const ids = new Int32Array(workers);
+  const events = stores.map(({ slot, hashes, parent }) => stored(++ids[slot], hashes, parent));
+  const before = process.memoryUsage.rss();
+  let longestStoreMs = 0;
+  for (let i = 0; i < events.length; i++) {
+    const from = performance.now();
+    index.apply(stores[i].slot, events[i]);
+    longestStoreMs = Math.max(longestStoreMs, performance.now() - from);
+  }
+  return { longestStoreMs, residentPerBlock: (process.memoryUsage.rss() - before) / index.size };
+}
+
+function lesser(first, second) {
+  return new Map([...first].map(([name, value]) => [name, Math.min(value, second.get(name))]));
+}
+
 function timeQueries(index, out, queries) {
   const copies = new Int32Array(ROUND * CHAIN * 2);
   const medians = new Map();
@@ -125,14 +145,20 @@ function timeQueries(index, out, queries) {
     }
     medians.set(name, median(rounds));
   }
-  return { medians, found };
+  if (found < 0) throw new Error('unreachable: keeps the queries from being optimised away');
+  return medians;
 }
 
-/** One point of the curves, and the rows at 1 M blocks and 64 workers: name → value, as the peer reports its own. */
+/**
+ * How times are taken, ours and the peer's alike: CPU time of the process (the peer: of its thread) over a round of about 4,000
+ * queries; median of 15 rounds after 5 to warm up; the lower of two such medians. Stores: median of 5 fills (1 above 3 M blocks).
+ *
+ * One point of the curves, and the rows at 1 M blocks and 64 workers: name → value, as the peer reports its own. */
 export function measureIndex({ KvIndex, OverlapColumns }, blocks, workers) {
   const { stores, long, queries } = workload(blocks, workers);
   const warm = stores.slice(0, 2400);
   for (let i = 0; i < 3; i++) fill(KvIndex, workers, warm, 0);
+  const memory = footprint(KvIndex, workers, stores);
   const repetitions = blocks > 3e6 ? 1 : 5;
   const growing = [];
   const sized = [];
@@ -146,8 +172,9 @@ export function measureIndex({ KvIndex, OverlapColumns }, blocks, workers) {
   const { index, ids } = filled;
   const stats = index.stats();
   storeLong(index, ids, long);
-  const { medians } = timeQueries(index, new OverlapColumns(workers), queries);
-  return { ...Object.fromEntries(medians), 'index/store-events': median(sized), 'index/store-events/growing': median(growing), 'index/bytes-per-entry': stats.bytes / stats.pairs, stats };
+  const out = new OverlapColumns(workers);
+  const medians = lesser(timeQueries(index, out, queries), timeQueries(index, out, queries));
+  return { ...Object.fromEntries(medians), 'index/store-events': median(sized), 'index/store-events/growing': median(growing), 'index/bytes-per-entry': stats.bytes / stats.pairs, stats, memory };
 }
 
 /** What the Rust peer prints on the same workload, when it is built; else the recorded figures. */
@@ -162,7 +189,7 @@ async function peerOf({ root, options, log }) {
   for (let i = 0; i < 2; i++) runs.push(await promisify(execFile)(binary, [], { maxBuffer: 1 << 20 }).then(({ stdout }) => JSON.parse(stdout)));
   return (ours) => {
     const least = {};
-    // The better of two runs: what the peer can do, not what a neighbour on this machine let it do.
+    // As ours: the lower of two medians.
     for (const name of Object.keys(ours)) if (runs[0][name] !== undefined) least[name] = Math.min(runs[0][name], runs[1][name]);
     return least;
   };
@@ -178,8 +205,8 @@ export async function indexRows({ KvIndex, OverlapColumns }, { root, options, lo
   const ours = measureIndex({ KvIndex, OverlapColumns }, Number(options.blocks ?? 1_000_000), 64);
   const peer = peerBy(ours);
   const row = (name, unit, share) => ({ name, value: ours[name], unit, peer: peer[name], target: peer[name] * share });
-  const { stats } = ours;
-  log(`index: ${stats.blocks} blocks, ${stats.pairs} held, ${stats.sets} sets, fill ${stats.fill.toFixed(2)}, ${(stats.bytes / stats.blocks).toFixed(1)} B per block`);
+  const { stats, memory } = ours;
+  log(`index: ${stats.blocks} blocks, ${stats.pairs} held, ${stats.sets} sets, fill ${stats.fill.toFixed(2)}, ${(stats.bytes / stats.blocks).toFixed(1)} B per block (${memory.residentPerBlock.toFixed(1)} resident); longest store while growing ${memory.longestStoreMs.toFixed(2)} ms`);
   if (options.curves !== undefined) curves({ KvIndex, OverlapColumns }, log);
   return [
     row('index/full-512/1-worker', 'us', 0.5),

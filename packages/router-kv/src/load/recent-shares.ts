@@ -65,6 +65,7 @@ export class RecentShares {
 
   /** For each candidate how far its share lies above (below: negative) the mean of the candidates: 0.1 = 10 % more than its share. */
   fill(candidates: Candidates, excessShare: Float64Array, nowMs: number): void {
+    const { count, slots } = candidates;
     const fading = this.#fading(nowMs);
     let sum = 0;
     for (let i = 0; i < count; i++) sum += this.#count(slots[i]);
