@@ -180,22 +180,25 @@ export class LoadReplica {
 
   #handle(router: string, message: { readonly [field: string]: PlainData }): void {
     if (typeof message !== 'object' || message === null) throw new TypeError('it is no message');
-    const { clock } = this.#options;
-    if (message['type'] === 'want') {
-      if (message['router'] !== '' && message['router'] !== this.#options.routerId) return;
-      if (clock.nowMs() - this.#lastWanted < BATCH_MS) return; // several ask at once: one answer is for all
-      this.#lastWanted = clock.nowMs();
-      this.#publishState();
-      return;
-    }
-    if (message['type'] === 'bye') {
-      this.#forget(router, 'it said goodbye');
-      return;
-    }
+    if (message['type'] === 'want') this.#answer(message['router']);
+    else if (message['type'] === 'bye') this.#forget(router, 'it said goodbye');
+    else this.#follow(router, message);
+  }
+
+  /** Somebody wants the state of `router`, '' = of every one. */
+  #answer(router: PlainData): void {
+    if (router !== '' && router !== this.#options.routerId) return;
+    const nowMs = this.#options.clock.nowMs();
+    if (nowMs - this.#lastWanted < BATCH_MS) return; // several ask at once: one answer is for all
+    this.#lastWanted = nowMs;
+    this.#publishState();
+  }
+
+  #follow(router: string, message: { readonly [field: string]: PlainData }): void {
     const batch = message['batch'];
     if (typeof batch !== 'number' || !Number.isSafeInteger(batch) || batch < 0) throw new TypeError(`batch is ${String(batch)}`);
     const known = this.#peers.get(router);
-    if (known !== undefined) known.heardAtMs = clock.nowMs();
+    if (known !== undefined) known.heardAtMs = this.#options.clock.nowMs();
     if (message['type'] === 'state') this.#takeState(router, batch, message);
     else if (known === undefined || known.batch < 0) {
       if (known === undefined || message['type'] === 'beat') this.#meet(router, known);
