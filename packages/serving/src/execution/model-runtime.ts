@@ -4,6 +4,7 @@ import type {
   Discovery,
   DisaggregationPolicy,
   EventPlane,
+  Gauge,
   Health,
   InferenceHandle,
   InferenceRequest,
@@ -68,6 +69,8 @@ export class ModelRuntime implements ModelHandle {
   readonly sessions: SessionTable | undefined;
   readonly #options: ModelRuntimeOptions;
   readonly #execution: ExecutionHost;
+  readonly #refused = new Set<string>();
+  readonly #refusedWorkers: Gauge;
   readonly #subscriptions: { close(): void }[] = [];
   #runs = 0;
 
@@ -97,6 +100,7 @@ export class ModelRuntime implements ModelHandle {
     });
     this.admission =
       options.queue === undefined ? undefined : new AdmissionQueue({ model: options.name, config: options.queue, loads: this.router.table, clock, log, metrics });
+    this.#refusedWorkers = metrics.gauge({ name: 'armature_router_refused_workers', help: 'Registered workers that get no requests because they do not fit the model.', labelNames: ['model'] }).with(options.name);
     const counter = (name: string, help: string): ExecutionHost['metrics']['finished'] =>
       metrics.counter({ name, help, labelNames: ['model'] }).with(options.name);
     const outcomes = metrics.counter({ name: 'armature_requests_total', help: 'Requests by outcome.', labelNames: ['model', 'outcome'] });
@@ -136,11 +140,8 @@ export class ModelRuntime implements ModelHandle {
     );
     const prefix = `workers/${name}/`;
     const watch = await discovery.watch(prefix, {
-      put: (entry) => this.#joined(entry.value as unknown as WorkerRecord),
-      removed: (key) => {
-        this.router.leave(key.slice(prefix.length));
-        this.admission?.capacityChanged();
-      },
+      put: (entry) => this.#joined(entry.key.slice(prefix.length), entry.value as unknown as WorkerRecord),
+      removed: (key) => this.#left(key.slice(prefix.length)),
     });
     this.#subscriptions.push(watch);
     this.router.replica?.start(); // after the workers are known: what others sent to them can be charged
@@ -174,28 +175,33 @@ export class ModelRuntime implements ModelHandle {
     return run;
   }
 
-  #joined(worker: WorkerRecord): void {
-    if (worker.blockSize !== this.#options.blockSize) {
-      // Its hashes would never match: no overlap would ever be found, silently.
-      this.#options.log.error('worker refused: its block size is not that of the model', {
-        code: 'SERVING_WORKER_MISMATCH',
-        worker: worker.instanceId,
-        blockSize: worker.blockSize,
-        expected: this.#options.blockSize,
-      });
-      return;
-    }
-    if (worker.protocol !== PROTOCOL) {
-      this.#options.log.error('worker refused: it speaks another protocol version', {
-        code: 'SERVING_PROTOCOL_MISMATCH',
-        worker: worker.instanceId,
-        found: worker.protocol,
-        expected: PROTOCOL,
-      });
+  #joined(key: string, worker: WorkerRecord): void {
+    const reason = refusalOf(worker, this.#options.blockSize);
+    if (reason !== undefined) {
+      this.#refuse(key, reason);
       return;
     }
     const isKnown = this.router.table.slotOf(worker.instanceId) !== undefined;
-    if (this.router.join(worker) && !isKnown) this.admission?.joined(worker);
+    if (!this.router.join(worker)) this.#refuse(key, { code: 'SERVING_WORKER_MISMATCH', message: 'it serves another model or block size than the pool' });
+    else if (!isKnown) this.admission?.joined(worker);
+  }
+
+  /** The worker gets no requests: said in the log, in health and as a metric until it leaves. */
+  #refuse(key: string, { code, message }: { readonly code: string; readonly message: string }): void {
+    const { log, health, name } = this.#options;
+    log.error('worker refused', { code, worker: key, reason: message });
+    this.#refused.add(key);
+    this.#refusedWorkers.set(this.#refused.size);
+    health.set(`worker ${name}/${key}`, 'degraded', `refused: ${message} (${code}); it gets no requests`);
+  }
+
+  #left(key: string): void {
+    this.router.leave(key);
+    if (this.#refused.delete(key)) {
+      this.#refusedWorkers.set(this.#refused.size);
+      this.#options.health.remove(`worker ${this.name}/${key}`);
+    }
+    this.admission?.capacityChanged();
   }
 
   /** Asks a worker for KV events; undefined without an answer, or when it has them no more. */
@@ -205,4 +211,15 @@ export class ModelRuntime implements ModelHandle {
       done(Array.isArray(events) ? (events as unknown as readonly KvEvent[]) : undefined);
     });
   }
+}
+
+/** Why a discovery entry cannot be a worker of the model, or undefined. Entries are written by other processes: everything is looked at. */
+function refusalOf(worker: WorkerRecord | undefined | null, blockSize: number): { readonly code: string; readonly message: string } | undefined {
+  if (typeof worker !== 'object' || worker === null || typeof worker.instanceId !== 'string' || typeof worker.address !== 'string' || !Array.isArray(worker.taints)) {
+    return { code: 'SERVING_WORKER_INVALID', message: 'its discovery entry is no worker record' };
+  }
+  if (worker.protocol !== PROTOCOL) return { code: 'SERVING_PROTOCOL_MISMATCH', message: `it speaks protocol ${worker.protocol}, this process ${PROTOCOL}; run the same version` };
+  // Its hashes would never match: no overlap would ever be found, silently.
+  if (worker.blockSize !== blockSize) return { code: 'SERVING_WORKER_MISMATCH', message: `its blocks have ${worker.blockSize} tokens, those of the model ${blockSize}; set the same blockSize everywhere` };
+  return undefined;
 }
