@@ -4,7 +4,7 @@ import { start } from './support/in-process.ts';
 import type { App } from './support/in-process.ts';
 
 /** `armature route`: placement for gateways that carry requests themselves, and what is said of it afterwards. */
-const yaml = (frontend: string): string => `
+const yaml = (frontend: string, workers = '      - { name: w, replicas: 3, engine: { use: mock } }'): string => `
 apiVersion: armature/v1
 admin: { port: 0 }
 frontend: { use: ${frontend}, config: { port: 0 } }
@@ -13,7 +13,7 @@ models:
     source: "@armature/model-demo"
     router: { use: kv }
     workers:
-      - { name: w, replicas: 3, engine: { use: mock } }
+${workers}
 `;
 
 let app: App | undefined;
@@ -22,8 +22,8 @@ afterEach(async () => {
   app = undefined;
 });
 
-async function open(frontend = 'selection'): Promise<{ url: string; admin: string }> {
-  app = await start(yaml(frontend));
+async function open(frontend = 'selection', workers?: string): Promise<{ url: string; admin: string }> {
+  app = await start(yaml(frontend, workers));
   const { url, adminUrl } = app.deployment.summary();
   return { url: url ?? '', admin: adminUrl ?? '' };
 }
@@ -66,6 +66,20 @@ test('selects, accounts for load until told the end, and explains the decision',
   expect(await loads()).toEqual([0, 0, 0]);
   const record = (await call(`${admin}/requests/r1`, 'GET')).json;
   expect(record.decisions[0]).toMatchObject({ chosen: chosen.get('r1'), actualCachedTokens: 0, candidates: expect.arrayContaining([expect.objectContaining({ worker: chosen.get('r1') })]) });
+});
+
+test('apart: both workers are named; with the first token the prefill worker is free', async () => {
+  const { url, admin } = await open('selection', '      - { name: p, role: prefill, engine: { use: mock } }\n      - { name: d, role: decode, engine: { use: mock } }');
+  const loads = async (): Promise<Record<string, number>> =>
+    Object.fromEntries((await call<{ pool: string; load: { requests: number } }[]>(`${admin}/workers`, 'GET')).json.map((worker) => [worker.pool, worker.load.requests]));
+  const { json } = await call<{ worker: { id: string }; prefill: { id: string } }>(`${url}/v1/selections`, 'POST', { id: 'x', tokens });
+  expect([json.worker.id.split('/')[0], json.prefill.id.split('/')[0]]).toEqual(['d', 'p']);
+  expect(await loads()).toEqual({ p: 1, d: 1 });
+  await call(`${url}/v1/selections/x/prefilled`, 'POST');
+  await call(`${url}/v1/selections/x/prefilled`, 'POST');
+  expect(await loads()).toEqual({ p: 0, d: 1 });
+  await call(`${url}/v1/selections/x/ended`, 'POST', {});
+  expect(await loads()).toEqual({ p: 0, d: 0 });
 });
 
 test('text and chats are encoded; track: false leaves no load; overlaps answer index queries', async () => {

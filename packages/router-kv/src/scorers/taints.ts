@@ -10,9 +10,11 @@ export class PreferredTaintsScorer implements RouterScorer {
 
   score(request: RoutingRequest, candidates: Candidates, costs: Float64Array): void {
     if (request.preferredTaints.length === 0) return;
+    let floor = 0;
+    for (let i = 0; i < candidates.count; i++) if (costs[i] < floor) floor = costs[i];
     for (let i = 0; i < candidates.count; i++) {
       if (costs[i] === Number.POSITIVE_INFINITY) continue;
-      costs[i] *= taintFactor(request, candidates.workers[i].taints);
+      costs[i] = floor + (costs[i] - floor) * taintFactor(request, candidates.workers[i].taints);
     }
   }
 

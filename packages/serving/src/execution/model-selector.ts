@@ -11,7 +11,8 @@ const EXPIRY_MS = 300_000;
 const MAX_TRACKED = 65_536;
 
 interface Tracked {
-  readonly charges: readonly Charge[];
+  /** Of the worker that takes the request, then of the one that computes its prompt. */
+  charges: readonly Charge[];
   /** The route of the worker that computes the prompt. */
   readonly prompt: Route;
   readonly promptTokens: number;
@@ -73,7 +74,10 @@ export class ModelSelector implements Selector {
     if (tracked === undefined) return false;
     if (!tracked.hasTokens) {
       tracked.hasTokens = true;
-      for (const charge of tracked.charges) this.#host.router.prefilled(charge, id);
+      const [main, ...prefill] = tracked.charges;
+      if (main !== undefined) this.#host.router.prefilled(main, id);
+      for (const charge of prefill) this.#host.router.ended(charge, id); // its leg is over
+      tracked.charges = tracked.charges.slice(0, 1);
     }
     return true;
   }
