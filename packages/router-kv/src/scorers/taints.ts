@@ -3,7 +3,7 @@ import type { Candidates, RouterScorer, RoutingRequest } from '@armature/contrac
 
 /**
  * Multiplies a worker's cost so far by exp(-tanh(sum of the weights of the preferred taints it carries)): between 0.37 (wanted) and 2.72
- * (unwanted), as Dynamo 1.6.1. Place it after the scorers whose cost it shall scale.
+ * (unwanted), as Dynamo 1.6.1; of a negative cost (a session bonus) its distance from the lowest is scaled. Place it after the scorers whose cost it shall scale.
  */
 export class PreferredTaintsScorer implements RouterScorer {
   readonly name = 'preferred-taints';
