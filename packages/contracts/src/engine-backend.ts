@@ -110,6 +110,8 @@ export interface KvSegment {
   readonly lengthBytes: number;
   /** Of its first byte, when other processes of this host can map it: they then read it without a socket. */
   readonly location?: Extract<SegmentLocation, { type: 'shared' }>;
+  /** The `WebAssembly.Memory` whose buffer this is: own WebAssembly code then checks the bytes in place. */
+  readonly wasm?: object;
 }
 
 /** Dimensions of a KV segment. `kv` is keys and values (or one plane for latent attention), `token` lies within a block, `dim` within a head. */
@@ -165,6 +167,14 @@ export interface KvReservation {
   readonly blocks: Int32Array;
 }
 
+/** Blocks pinned for a reader, by hash. */
+export interface KvLease {
+  /** For `renewLease` and `releaseLease`. */
+  readonly id: number;
+  /** Arena blocks of the rows asked for, as far as they were held without a break. */
+  readonly blocks: Int32Array;
+}
+
 /**
  * The KV face of an engine. All calls are synchronous; block numbers index the arena.
  * Destination rule: blocks of a reservation go back to the pool only by `release` (after the transfer's status is terminal) or
@@ -174,6 +184,16 @@ export interface KvFace {
   arena(): KvArena;
   /** Leading blocks held, for interleaved sequence hashes. Takes no pin. */
   match(sequenceHashes: Int32Array): number;
+  /**
+   * Pins the registered blocks of the rows `from` to `to` of interleaved sequence hashes, as far as they are held without a break; readable until the lease
+   * ends. Undefined: the first one is not held. Counts as use of the blocks for eviction only when `isUse`.
+   */
+  lease(sequenceHashes: Int32Array, from: number, to: number, ttlMs: number, isUse: boolean): KvLease | undefined;
+  /**
+   * The registered blocks that would be evicted next, oldest first, at most `limit`: hash and parent's hash, four words each. For those who want to copy
+   * them first. Takes no pin.
+   */
+  evictable(limit: number): Int32Array;
   /** Space for `blocks` blocks, of which the complete ones have the given hashes. Undefined: not enough free blocks now. */
   reserve(sequenceHashes: Int32Array, blocks: number, ttlMs: number): KvReservation | undefined;
   /** The first `blocks` blocks are filled and may be matched by others; emits `stored`. Idempotent, growing. */

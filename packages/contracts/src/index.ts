@@ -51,6 +51,7 @@ export type {
   KvDimension,
   KvFace,
   KvLayout,
+  KvLease,
   KvReservation,
   KvSegment,
   KvSource,
@@ -73,6 +74,23 @@ export type {
 } from './inference.ts';
 export { kvEventSubject } from './kv-events.ts';
 export type { KvEvent, KvTier } from './kv-events.ts';
+export type { KvEvictionOrder, KvOffloadRule, KvPolicy } from './kv-policy.ts';
+export { isMemoryTier, KvBlockStatus } from './kv-tier.ts';
+export type {
+  KvBlockBatch,
+  KvBlockMover,
+  KvMemory,
+  KvMemoryLayout,
+  KvMemoryTier,
+  KvOperation,
+  KvRecordVisitor,
+  KvRemovalReason,
+  KvStoreTier,
+  KvTierBackend,
+  KvTierHost,
+  KvTierStats,
+  KvTierStore,
+} from './kv-tier.ts';
 export { modelFacts } from './model.ts';
 export type { ModelDirectory, ModelFacts, ModelHandle } from './model.ts';
 export type {

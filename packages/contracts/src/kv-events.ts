@@ -13,9 +13,12 @@ export type KvEvent =
       readonly parent: Int32Array;
       readonly sequenceHashes: Int32Array;
       readonly tier: KvTier;
+      /** Salt of the request that stored them (its tenant), within the worker only: hosts do not publish it. */
+      readonly cacheSalt?: string;
     }
   | { readonly type: 'removed'; readonly eventId: number; readonly sequenceHashes: Int32Array; readonly tier: KvTier }
-  | { readonly type: 'cleared'; readonly eventId: number };
+  /** `tier` absent: nothing is held in any tier. */
+  | { readonly type: 'cleared'; readonly eventId: number; readonly tier?: KvTier };
 
 /** Subject of KV events on the event plane: `kv/MODEL/INSTANCE`. */
 export function kvEventSubject(model: string, instanceId: string): string {

@@ -7,6 +7,8 @@ import type { EngineBackend } from './engine-backend.ts';
 import type { EventPlane } from './event-plane.ts';
 import type { Frontend } from './frontend.ts';
 import type { HttpServer } from './http-server.ts';
+import type { KvPolicy } from './kv-policy.ts';
+import type { KvTierBackend } from './kv-tier.ts';
 import type { Preprocessor } from './preprocessor.ts';
 import type { RequestPlane } from './request-plane.ts';
 import type { RouterFilter, RouterPicker, RouterScorer } from './router-pieces.ts';
@@ -27,6 +29,8 @@ export interface PluginKinds {
   'router-scorer': { v1: RouterScorer };
   'router-picker': { v1: RouterPicker };
   'disaggregation-policy': { v1: DisaggregationPolicy };
+  'kv-tier': { v1: KvTierBackend };
+  'kv-policy': { v1: KvPolicy };
   'transfer-transport': { v1: TransferTransport };
   discovery: { v1: Discovery };
   'event-plane': { v1: EventPlane };
