@@ -1,5 +1,7 @@
+import { resolve } from 'node:path';
 import { definePlugin } from '@armature/contracts';
 import type { JsonSchema, PluginContext, PluginDescriptor } from '@armature/contracts';
+import { FileDiscovery } from './file-discovery.ts';
 import { MemoryDiscovery } from './memory-discovery.ts';
 import { MemoryEventPlane } from './memory-events.ts';
 import { MemoryRequestPlane } from './memory-requests.ts';
@@ -25,6 +27,23 @@ export const memoryDiscovery = definePlugin<'discovery', Encode>({
   description: 'Discovery inside one process.',
   configSchema: { type: 'object', additionalProperties: false, properties: { encode } },
   create: (config, context) => new MemoryDiscovery(base(config, context)),
+});
+
+export const fileDiscovery = definePlugin<'discovery', { readonly path: string; readonly pollMs: number }>({
+  kind: 'discovery',
+  contract: 'v1',
+  name: 'file',
+  description: 'Discovery through a folder that all processes see: nothing to install.',
+  configSchema: {
+    type: 'object',
+    additionalProperties: false,
+    required: ['path'],
+    properties: {
+      path: { type: 'string', minLength: 1, description: 'The folder; made when it is missing. Processes with the same folder see each other.' },
+      pollMs: { type: 'integer', minimum: 10, maximum: 60_000, default: 200, description: 'Milliseconds between looks. On local file systems changes are noticed at once.' },
+    },
+  },
+  create: (config, context) => new FileDiscovery({ path: resolve(context.baseDir, config.path), pollMs: config.pollMs, codec: context.codec, clock: context.clock, log: context.log }),
 });
 
 export const memoryEvents = definePlugin<'event-plane', Encode & { readonly bufferEvents: number }>({
@@ -65,4 +84,4 @@ export const memoryRequests = definePlugin<'request-plane', Encode & { readonly 
 });
 
 /** In every process, without being named. */
-export const builtinPlanes: readonly PluginDescriptor[] = [memoryDiscovery, memoryEvents, memoryRequests] as unknown as readonly PluginDescriptor[];
+export const builtinPlanes: readonly PluginDescriptor[] = [memoryDiscovery, fileDiscovery, memoryEvents, memoryRequests] as unknown as readonly PluginDescriptor[];
