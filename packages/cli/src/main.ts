@@ -12,6 +12,9 @@ import { listPlugins } from './commands/plugins.ts';
 import { rescore } from './commands/rescore.ts';
 import { route } from './commands/route.ts';
 import { serve } from './commands/serve.ts';
+import type { ServeOptions } from './commands/serve.ts';
+import { up } from './commands/up.ts';
+import type { UpOptions } from './commands/up.ts';
 import { ExitCode, describeError, exitCodeOf } from './exit-codes.ts';
 
 const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
@@ -50,8 +53,19 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
     .command('serve')
     .description('start everything in a configuration file, in the foreground')
     .requiredOption('-f, --file <file>', 'configuration file (YAML)')
+    .option('--only <part>', 'one part of it: frontend, planner, workers.NAME or workers.NAME/INDEX')
+    .option('--admin-port <n>', 'port of the admin listener instead of the one in the file; 0 = any free one', number)
+    .addOption(new Option('--share-port').hideHelp())
     .addHelpText('after', '\nThe file is checked as a whole first; nothing listens before every worker is ready. A second Ctrl-C leaves at once.')
-    .action((options: { file: string }) => serve(options.file));
+    .action((options: ServeOptions) => serve(options));
+
+  program
+    .command('up')
+    .description('start every part of a configuration file as a process of its own on this host, and keep them running')
+    .requiredOption('-f, --file <file>', 'configuration file (YAML)')
+    .option('--frontends <n>', 'frontend processes that share the port of the file', number, 1)
+    .addHelpText('after', '\nThe planes must reach beyond a process: requests: tcp, discovery: file or etcd, events: zmq or nats.')
+    .action((options: UpOptions) => up(options));
 
   program
     .command('chat')

@@ -33,6 +33,8 @@ export interface HttpListenOptions {
   readonly port: number;
   /** Larger bodies are answered by `tooLarge` before they are read whole. */
   readonly maxBodyBytes: number;
+  /** Other processes may listen on the same port; the system spreads connections over them. Default: the port is this process' own. */
+  readonly shared?: boolean;
 }
 
 export interface HttpHandler {
@@ -50,6 +52,6 @@ export interface HttpListener {
 
 export interface HttpServer extends Lifecycle {
   readonly name: string;
-  /** Throws `HTTP_PORT_IN_USE`, `HTTP_LISTEN_FAILED`. */
+  /** Throws `HTTP_PORT_IN_USE`, `HTTP_LISTEN_FAILED`, `HTTP_SHARING_UNSUPPORTED`. */
   listen(options: HttpListenOptions, handler: HttpHandler): Promise<HttpListener>;
 }

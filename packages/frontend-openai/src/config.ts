@@ -4,6 +4,7 @@ import type { PluginSlot } from '@armature/contracts';
 export interface OpenAiConfig {
   readonly host: string;
   readonly port: number;
+  readonly sharePort: boolean;
   readonly server: PluginSlot<'http-server'>;
   readonly maxBodyBytes: number;
   readonly requestTimeoutMs: number;

@@ -55,8 +55,8 @@ export class OpenAiFrontend implements Frontend {
   }
 
   async listen(): Promise<{ readonly url: string }> {
-    const { host, port, maxBodyBytes } = this.#runtime.config;
-    const options = { host, port, maxBodyBytes };
+    const { host, port, maxBodyBytes, sharePort } = this.#runtime.config;
+    const options = { host, port, maxBodyBytes, shared: sharePort };
     const handler = { request: (exchange: HttpExchange) => this.#receive(exchange), tooLarge: (limitBytes: number) => this.#tooLarge(limitBytes) };
     try {
       this.#listener = await this.#server.listen(options, handler);

@@ -1,3 +1,4 @@
+import cluster from 'node:cluster';
 import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
@@ -58,6 +59,12 @@ export class NodeHttpServer implements HttpServer {
   }
 }
 
+/** SO_REUSEPORT by `listen` came with Node 23.1. */
+function canReusePort(): boolean {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+  return major > 23 || (major === 23 && minor >= 1);
+}
+
 class NodeListener implements HttpListener {
   readonly #server: Server;
   readonly #config: NodeServerConfig;
@@ -96,12 +103,17 @@ class NodeListener implements HttpListener {
     return this.#port;
   }
 
-  open(): Promise<void> {
-    const { host, port } = this.#options;
+  async open(): Promise<void> {
+    const { host, port, shared = false } = this.#options;
+    if (shared && !cluster.isWorker && !canReusePort()) {
+      const hint = 'start the processes with `armature up`, use `server: { use: uws }`, or run Node 23.1 or newer';
+      throw new ArmatureError('HTTP_SHARING_UNSUPPORTED', `Node ${process.versions.node} cannot share port ${port} between processes that were started apart`, { hint });
+    }
+    const place = { host, port, exclusive: !shared, ...(shared && !cluster.isWorker ? { reusePort: true } : {}) };
     return new Promise((resolve, reject) => {
       const onError = (error: NodeJS.ErrnoException): void => reject(listenError(error, host, port));
       this.#server.once('error', onError);
-      this.#server.listen(port, host, () => {
+      this.#server.listen(place, () => {
         this.#server.off('error', onError);
         this.#port = (this.#server.address() as AddressInfo).port;
         resolve();

@@ -42,6 +42,7 @@ export const openai: PluginDescriptor<'frontend', OpenAiConfig> = definePlugin<'
     properties: {
       host: { type: 'string', description: 'Address to listen on.', default: '127.0.0.1', minLength: 1 },
       port: integer('Port to listen on; 0 = any free one.', 8000, 0, 65_535),
+      sharePort: { type: 'boolean', default: false, description: 'Other frontend processes of this host may listen on the same port. `armature up` sets it when it starts several.' },
       server: { 'x-kind': 'http-server', description: 'The HTTP server to listen with.', default: { use: 'node' } },
       maxBodyBytes: integer('Request bodies above this are answered 413, in bytes.', 16_777_216, 1024, 1_073_741_824),
       requestTimeoutMs: integer('Whole budget of a request, in milliseconds; the header x-request-timeout-ms may lower it.', 600_000, 1, 86_400_000),

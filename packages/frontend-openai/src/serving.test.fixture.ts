@@ -11,6 +11,7 @@ export const DEFAULTS: OpenAiConfig = {
   host: '127.0.0.1',
   port: 0,
   server: { kind: 'http-server', use: 'node', path: 'frontend.server' },
+  sharePort: false,
   maxBodyBytes: 16_777_216,
   requestTimeoutMs: 600_000,
   maxConcurrentRequests: 4096,

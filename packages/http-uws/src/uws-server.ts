@@ -58,10 +58,10 @@ class UwsListener implements HttpListener {
   }
 
   async open(): Promise<void> {
-    const { host, port } = this.#options;
+    const { host, port, shared = false } = this.#options;
     const socket = await new Promise<object | false>((resolve) => {
-      // Exclusive: without it a second process would silently share the port.
-      this.#app.listen(host, port, this.#uws.LIBUS_LISTEN_EXCLUSIVE_PORT, resolve);
+      // Exclusive: without it a second process would silently share the port (SO_REUSEPORT).
+      this.#app.listen(host, port, shared ? 0 : this.#uws.LIBUS_LISTEN_EXCLUSIVE_PORT, resolve);
     });
     if (socket === false) {
       this.#app.close();

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { ArmatureError } from '@armature/contracts';
 import { parseDocument } from 'yaml';
-import { serve } from './serve.ts';
+import { run } from './serve.ts';
 
 export interface RouteOptions {
   readonly file: string;
@@ -21,5 +21,5 @@ export async function route(options: RouteOptions): Promise<void> {
   const config = { ...(options.host === undefined ? {} : { host: options.host }), ...(options.port === undefined ? {} : { port: options.port }) };
   // A file that is no YAML mapping goes to the checker as it is, which says what is wrong and where.
   if (document.errors.length === 0 && document.contents !== null) document.setIn(['frontend'], { use: 'selection', config });
-  await serve(options.file, document.errors.length === 0 ? document.toString() : text);
+  await run(options.file, { text: document.errors.length === 0 ? document.toString() : text, isRouteOnly: true });
 }

@@ -1,17 +1,39 @@
+import { readFileSync } from 'node:fs';
 import type { DeploymentSummary } from '@armature/contracts';
 import { bootFile } from '../boot.ts';
+import { parsePart, partsOf, selectPart, withAdminPort } from '../only.ts';
+
+export interface ServeOptions {
+  readonly file: string;
+  /** One part of the deployment: `frontend`, `planner`, `workers.NAME` or `workers.NAME/INDEX`. */
+  readonly only?: string;
+  readonly adminPort?: number;
+  /** Set by `armature up` for several frontends. */
+  readonly sharePort?: boolean;
+}
 
 const DRAIN_MS = 10_000;
 
-/** Starts everything in the file (or in `routeText`, read in its place: placement alone) and stays until SIGINT or SIGTERM. */
-export async function serve(file: string, routeText?: string): Promise<void> {
-  const app = await bootFile(file, routeText === undefined ? {} : { text: routeText });
+/** `armature serve`: everything in the file, or one part of it. */
+export async function serve(options: ServeOptions): Promise<void> {
+  const { file, only, adminPort, sharePort } = options;
+  if (only === undefined) return run(file, adminPort === undefined ? {} : { text: withAdminPort(readFileSync(file, 'utf8'), adminPort) });
+  const part = parsePart(only);
+  const parts = await partsOf(file);
+  const edits = { ...(adminPort === undefined ? {} : { adminPort }), ...(sharePort === undefined ? {} : { sharePort }) };
+  await run(file, { text: selectPart(readFileSync(file, 'utf8'), part, parts, edits) });
+}
+
+/** Starts what the file says (or `text`, read in its place) and stays until SIGINT, SIGTERM, or the end of the parent that started it. */
+export async function run(file: string, options: { readonly text?: string; readonly isRouteOnly?: boolean } = {}): Promise<void> {
+  const { text, isRouteOnly = false } = options;
+  const app = await bootFile(file, text === undefined ? {} : { text });
   let stopping: Promise<void> | undefined;
   let stopped: () => void = () => undefined;
   const untilStopped = new Promise<void>((resolve) => {
     stopped = resolve;
   });
-  const stop = (signal: NodeJS.Signals): void => {
+  const stop = (signal: string): void => {
     if (stopping !== undefined) {
       process.stderr.write(`\n${signal} again: leaving at once.\n`);
       process.exit(130);
@@ -25,14 +47,19 @@ export async function serve(file: string, routeText?: string): Promise<void> {
   };
   process.on('SIGINT', stop);
   process.on('SIGTERM', stop);
+  // Started by `armature up`: nobody is left to answer to when that has gone.
+  if (process.send !== undefined) process.once('disconnect', () => stop('parent gone'));
   try {
     await app.start();
-    if (stopping === undefined) process.stdout.write(banner(app.deployment.summary(), routeText !== undefined));
+    const summary = app.deployment.summary();
+    if (stopping === undefined) process.stdout.write(banner(summary, isRouteOnly));
+    process.send?.({ type: 'ready', summary });
   } catch (error) {
     if (stopping === undefined) throw error;
   }
   await untilStopped;
   process.stderr.write('stopped.\n');
+  if (process.connected) process.disconnect();
 }
 
 export function banner(summary: DeploymentSummary, isRouteOnly = false): string {

@@ -122,7 +122,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     await scope.start();
     if (this.#routes(config)) await runtime.start();
     for (const worker of config.workers) {
-      for (let index = 0; index < worker.replicas; index++) await this.#startWorker(model, worker, index);
+      for (let i = 0; i < worker.replicas; i++) await this.#startWorker(model, worker, worker.firstIndex + i);
     }
   }
 

@@ -177,7 +177,7 @@ export class TcpRequestPlane implements RequestPlane, ConnectionOwner {
       this.#server.once('error', (error) => {
         reject(new ArmatureError('PLANE_LISTEN_FAILED', `cannot listen on ${host}:${port}: ${error.message}`, { hint: 'choose another requests.config.port, or 0 for any', cause: error }));
       });
-      this.#server.listen({ host, port }, () => {
+      this.#server.listen({ host, port, exclusive: true }, () => {
         this.#port = (this.#server.address() as net.AddressInfo).port;
         resolve();
       });
