@@ -33,6 +33,8 @@ export { MemoryTransport } from './memory-transport.ts';
 export type { MemoryTransportOptions } from './memory-transport.ts';
 export { TcpTransport } from './tcp/tcp-transport.ts';
 export type { TcpTransportOptions } from './tcp/tcp-transport.ts';
+export { connectTls, tlsMaterial } from './tcp/tls.ts';
+export type { TlsConfig, TlsMaterial } from './tcp/tls.ts';
 export { memoryTransport, tcpTransport } from './plugin.ts';
 export { createSharedMemory, SharedMemory } from './shm/shared-memory.ts';
 export type { SharedMemoryOptions } from './shm/shared-memory.ts';

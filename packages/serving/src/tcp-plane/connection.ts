@@ -2,6 +2,7 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import type net from 'node:net';
 import { ArmatureError } from '@armature/contracts';
 import type { Clock, Codec, ErrorData, Logger, PlainData, PlaneMessage, StreamOpen, StreamSink, Timer } from '@armature/contracts';
+import type { TlsMaterial } from '@armature/nixel';
 import { OutBuffer } from './out-buffer.ts';
 import { TcpStream } from './stream.ts';
 import type { StreamLink } from './stream.ts';
@@ -19,7 +20,18 @@ export interface ConnectionOptions {
   readonly pingIntervalMs: number;
   readonly pingDeadlineMs: number;
   readonly connectTimeoutMs: number;
+  /** Wire versions this process speaks. Default: the one it was built for and the one before. */
+  readonly protocols?: ProtocolRange;
+  readonly tls?: TlsMaterial | undefined;
 }
+
+/** Both ends use the newest version that both speak. */
+export interface ProtocolRange {
+  readonly oldest: number;
+  readonly newest: number;
+}
+
+const PROTOCOLS: ProtocolRange = { oldest: Math.max(1, WIRE_PROTOCOL - 1), newest: WIRE_PROTOCOL };
 
 /** What the plane does with a connection. */
 export interface ConnectionOwner {
@@ -56,6 +68,8 @@ export class Connection implements StreamLink {
   readonly maxStreamBytes: number;
   /** `host:port` dialled, or what the peer says it listens on. */
   address: string;
+  /** Version of the frames, 0 until ready. */
+  protocol = 0;
   /** The peer's node, '' until ready. */
   node = '';
   /** Socket writes so far: shows that frames of a tick travel together. */
@@ -93,10 +107,10 @@ export class Connection implements StreamLink {
     socket.setNoDelay(true);
     socket.on('data', (chunk: Buffer) => this.#received(chunk));
     socket.on('drain', this.#flush);
-    socket.on('error', (error) => this.#fail({ code: this.node === '' ? 'PLANE_UNREACHABLE' : 'PLANE_DISCONNECTED', message: `connection to ${this.address}: ${error.message}`, retryable: true }));
+    socket.on('error', (error) => this.#socketFailed(error));
     socket.on('close', () => this.#closed());
     this.#timer = this.clock.setTimer(options.connectTimeoutMs, () => this.destroy({ code: 'PLANE_UNREACHABLE', message: `no welcome from ${this.address} within ${options.connectTimeoutMs} ms`, retryable: true }));
-    if (isDialer) socket.once('connect', () => this.#hello(Frame.Hello));
+    if (isDialer) socket.once(options.tls === undefined ? 'connect' : 'secureConnect', () => this.#hello(Frame.Hello));
   }
 
   get isReady(): boolean {
@@ -219,9 +233,18 @@ export class Connection implements StreamLink {
     for (const chunk of out.take()) this.#socket.write(chunk);
   }
 
+  /** `protocol` and `newest` of a hello are the versions the dialler speaks; `protocol` of a welcome is the one that is used. */
   #hello(type: number): void {
-    const token = type === Frame.Hello ? { token: this.#options.token } : {};
-    this.#sendNow(type, { protocol: WIRE_PROTOCOL, node: this.#options.node, address: this.#owner.address(), ...token });
+    const { oldest, newest } = this.#options.protocols ?? PROTOCOLS;
+    const what = type === Frame.Hello ? { protocol: oldest, newest, token: this.#options.token } : { protocol: this.protocol };
+    this.#sendNow(type, { ...what, node: this.#options.node, address: this.#owner.address() });
+  }
+
+  #socketFailed(error: Error): void {
+    const code = this.#options.tls?.codeOf(error) ?? (this.node === '' ? 'PLANE_UNREACHABLE' : 'PLANE_DISCONNECTED');
+    const hint = code === 'PLANE_TLS_FAILED' ? { hint: 'check that both ends have certificates of the same authority, for the right name, not expired' } : {};
+    if (hint.hint !== undefined) this.log.warn('request-plane connection failed', { peer: this.address, code, reason: error.message });
+    this.#fail({ code, message: `connection to ${this.address}: ${error.message}`, retryable: true, ...hint });
   }
 
   #received(chunk: Buffer): void {
@@ -287,11 +310,7 @@ export class Connection implements StreamLink {
     }
     if (type !== (this.#isDialer ? Frame.Welcome : Frame.Hello)) throw wireInvalid(`a frame of type ${type} before the handshake`);
     const hello = fields(this.#decode(body));
-    if (hello['protocol'] !== WIRE_PROTOCOL) {
-      throw new ArmatureError('PLANE_PROTOCOL_MISMATCH', `the other end speaks request-plane protocol ${String(hello['protocol']).slice(0, 20)}, this end ${WIRE_PROTOCOL}`, {
-        hint: 'run the same version of armature on both ends',
-      });
-    }
+    this.protocol = this.#agree(hello);
     if (!this.#isDialer && !isSameSecret(text(hello['token'] ?? '', 'token'), this.#options.token)) {
       throw new ArmatureError('PLANE_AUTH_FAILED', 'the token of the other end is wrong', { hint: 'configure the same requests.config.token everywhere' });
     }
@@ -301,6 +320,18 @@ export class Connection implements StreamLink {
       this.#hello(Frame.Welcome);
     }
     this.#becomeReady();
+  }
+
+  /** The newest version that both ends speak. Throws `PLANE_PROTOCOL_MISMATCH`. */
+  #agree(hello: Fields): number {
+    const { oldest, newest } = this.#options.protocols ?? PROTOCOLS;
+    const from = hello['protocol'];
+    const to = typeof hello['newest'] === 'number' ? hello['newest'] : from;
+    if (typeof from === 'number' && typeof to === 'number' && from <= newest && to >= oldest) return Math.min(newest, to);
+    const theirs = from === to ? String(from).slice(0, 20) : `${String(from).slice(0, 20)} to ${String(to).slice(0, 20)}`;
+    throw new ArmatureError('PLANE_PROTOCOL_MISMATCH', `the other end speaks request-plane protocol ${theirs}, this end ${oldest} to ${newest}`, {
+      hint: 'run versions of armature on both ends that are at most one release apart',
+    });
   }
 
   #becomeReady(): void {

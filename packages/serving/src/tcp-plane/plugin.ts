@@ -1,6 +1,9 @@
 import { randomUUID } from 'node:crypto';
+import { resolve } from 'node:path';
 import { definePlugin } from '@armature/contracts';
 import type { JsonSchema } from '@armature/contracts';
+import { tlsMaterial } from '@armature/nixel';
+import type { TlsConfig } from '@armature/nixel';
 import { MemoryBridge } from './bridge.ts';
 import { TcpRequestPlane } from './tcp-request-plane.ts';
 
@@ -16,6 +19,7 @@ interface TcpRequestConfig {
   readonly pingIntervalMs: number;
   readonly pingDeadlineMs: number;
   readonly connectTimeoutMs: number;
+  readonly tls: TlsConfig;
 }
 
 const configSchema: JsonSchema = {
@@ -33,6 +37,19 @@ const configSchema: JsonSchema = {
     pingIntervalMs: { type: 'integer', minimum: 1, default: 5000, description: 'Milliseconds between keep-alive pings.' },
     pingDeadlineMs: { type: 'integer', minimum: 1, default: 15_000, description: 'Milliseconds of silence after which a connection is given up.' },
     connectTimeoutMs: { type: 'integer', minimum: 1, default: 5000, description: 'Milliseconds until a new connection must be ready.' },
+    tls: {
+      type: 'object',
+      additionalProperties: false,
+      default: {},
+      description: 'TLS 1.3 on every connection; on when certFile is given, and then processes without it are not reached.',
+      properties: {
+        certFile: { type: 'string', default: '', description: "PEM file of this host's certificate (with intermediates)." },
+        keyFile: { type: 'string', default: '', description: 'PEM file of its private key.' },
+        caFile: { type: 'string', default: '', description: 'PEM file of the authorities that sign peers; empty = those of Node.' },
+        serverName: { type: 'string', default: '', description: "Name that peers' certificates carry; empty = the address dialled." },
+        mutual: { type: 'boolean', default: true, description: 'Whether diallers must show a certificate of these authorities too.' },
+      },
+    },
   },
 };
 
@@ -49,12 +66,14 @@ export const tcpRequestPlane = definePlugin<'request-plane', TcpRequestConfig>({
   ],
   create: (config, context) => {
     const { clock, codec, log } = context;
-    const { bridge: wantsBridge, ...rest } = config;
+    const { bridge: wantsBridge, tls: files, ...rest } = config;
+    const inBase = (file: string | undefined): string => (file === undefined || file === '' ? '' : resolve(context.baseDir, file));
+    const tls = tlsMaterial({ ...files, certFile: inBase(files.certFile), keyFile: inBase(files.keyFile), caFile: inBase(files.caFile) }, { prefix: 'PLANE', what: 'the tcp request plane' });
     const discovery = context.find('discovery');
     const events = context.find('event-plane');
     const bridge = wantsBridge
       ? new MemoryBridge({ discovery: discovery?.supports.processes === false ? discovery : undefined, events: events?.supports.processes === false ? events : undefined, log })
       : undefined;
-    return new TcpRequestPlane({ ...rest, bridge, clock, codec, log, node: randomUUID() });
+    return new TcpRequestPlane({ ...rest, tls, bridge, clock, codec, log, node: randomUUID() });
   },
 });

@@ -1,6 +1,9 @@
 import net from 'node:net';
+import tls from 'node:tls';
 import { ArmatureError } from '@armature/contracts';
 import type { ErrorData, PlainData, PlaneStream, RequestPlane, ServedEndpoint, StreamHandler, StreamOpen, StreamSink, Timer } from '@armature/contracts';
+import { connectTls } from '@armature/nixel';
+import type { TlsMaterial } from '@armature/nixel';
 import { Connection } from './connection.ts';
 import type { ConnectionOptions, ConnectionOwner } from './connection.ts';
 import { TcpStream } from './stream.ts';
@@ -22,6 +25,8 @@ export interface TcpRequestPlaneOptions extends ConnectionOptions {
   /** Processes to stay connected to, as `host:port`. */
   readonly connect: readonly string[];
   readonly bridge: PlaneBridge | undefined;
+  /** Every connection is encrypted, and its ends know each other by certificate. */
+  readonly tls?: TlsMaterial | undefined;
 }
 
 interface Endpoint {
@@ -57,7 +62,9 @@ export class TcpRequestPlane implements RequestPlane, ConnectionOwner {
 
   constructor(options: TcpRequestPlaneOptions) {
     this.#options = options;
-    this.#server = net.createServer((socket) => this.#accepted(socket));
+    const accept = (socket: net.Socket): void => this.#accepted(socket);
+    this.#server = options.tls === undefined ? net.createServer(accept) : tls.createServer({ ...options.tls.server, handshakeTimeout: options.connectTimeoutMs }, accept);
+    this.#server.on('tlsClientError', (error: Error) => options.log.warn('request-plane connection refused', { code: 'PLANE_TLS_FAILED', reason: error.message }));
     for (const peer of options.connect) {
       if (!PEER.test(peer)) throw new ArmatureError('CONFIG_INVALID', `requests.config.connect names "${peer}"`, { hint: 'write host:port, for example 127.0.0.1:7400' });
     }
@@ -196,7 +203,9 @@ export class TcpRequestPlane implements RequestPlane, ConnectionOwner {
     const known = this.#byAddress.get(address);
     if (known !== undefined) return known;
     const at = address.lastIndexOf(':');
-    const socket = net.connect({ host: address.slice(0, at).replace(/^\[|\]$/g, ''), port: Number(address.slice(at + 1)), noDelay: true });
+    const place = { host: address.slice(0, at).replace(/^\[|\]$/g, ''), port: Number(address.slice(at + 1)) };
+    const { tls: material } = this.#options;
+    const socket = material === undefined ? net.connect({ ...place, noDelay: true }) : connectTls(place, material);
     const connection = new Connection(socket, address, true, this, this.#options);
     this.#connections.add(connection);
     this.#byAddress.set(address, connection);
