@@ -11,6 +11,12 @@ export interface DisaggregationInput {
   leastPrefillTokens: number;
   /** Prompt tokens waiting or running on the chosen decode worker. */
   decodePrefillTokens: number;
+  /**
+   * Milliseconds to the first token as predicted from what was measured lately: if the chosen decode worker computes the prompt itself, and if a prefill
+   * worker does (its queue, the prompt, and what of the transfer comes after it). NaN: too little has been seen.
+   */
+  localFirstTokenMs: number;
+  remoteFirstTokenMs: number;
 }
 
 /** Decides per request whether the prompt is computed by a prefill worker (remote) or by the decode worker itself (local). */

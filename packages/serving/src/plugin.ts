@@ -5,6 +5,7 @@ import { ServingDeployment } from './deployment/deployment.ts';
 import { deploymentSchema } from './deployment/schema.ts';
 import type { DeploymentConfig } from './deployment/schema.ts';
 import { always, conditional, never } from './policies/disaggregation.ts';
+import { predicted } from './policies/predicted.ts';
 import { selection } from './selection/plugin.ts';
 import { tcpRequestPlane } from './tcp-plane/index.ts';
 
@@ -20,4 +21,4 @@ export const deployment = definePlugin<'deployment', DeploymentConfig>({
 });
 
 /** Plug-ins of this package other than the deployment. */
-export const servingPlugins: readonly PluginDescriptor[] = [always, never, conditional, tcpRequestPlane, selection] as readonly unknown[] as readonly PluginDescriptor[];
+export const servingPlugins: readonly PluginDescriptor[] = [always, never, conditional, predicted, tcpRequestPlane, selection] as readonly unknown[] as readonly PluginDescriptor[];

@@ -10,13 +10,18 @@ export interface DisaggregationPolicyContractOptions {
   readonly skip?: readonly SkippedRule[];
 }
 
+/** Local and remote: unknown, one of them unknown, either better, free, never. */
+const PREDICTIONS = [[NaN, NaN], [10, NaN], [NaN, 10], [10, 20], [20, 10], [0, 0], [Infinity, 5]] as const;
+
 /** Edge values and everything between: any input that a host may bring. */
 function* inputs(): Generator<DisaggregationInput> {
   for (const promptTokens of [1, 16, 2048, 131_072]) {
     for (const share of [0, 0.5, 1]) {
       for (const load of [0, 1, 8192, 1e9]) {
         for (const prefillWorkers of [0, 1, 64]) {
-          yield { promptTokens, overlapTokens: Math.floor(promptTokens * share), prefillWorkers, leastPrefillTokens: load, decodePrefillTokens: 1e9 - load };
+          for (const [localFirstTokenMs, remoteFirstTokenMs] of PREDICTIONS) {
+            yield { promptTokens, overlapTokens: Math.floor(promptTokens * share), prefillWorkers, leastPrefillTokens: load, decodePrefillTokens: 1e9 - load, localFirstTokenMs, remoteFirstTokenMs };
+          }
         }
       }
     }

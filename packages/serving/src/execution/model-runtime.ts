@@ -117,7 +117,7 @@ export class ModelRuntime implements ModelHandle {
       records,
       clock,
       log,
-      input: { promptTokens: 0, overlapTokens: 0, prefillWorkers: 0, leastPrefillTokens: 0, decodePrefillTokens: 0 },
+      input: { promptTokens: 0, overlapTokens: 0, prefillWorkers: 0, leastPrefillTokens: 0, decodePrefillTokens: 0, localFirstTokenMs: NaN, remoteFirstTokenMs: NaN },
       metrics: {
         finished: outcomes.with(options.name, 'finished'),
         failed: outcomes.with(options.name, 'failed'),

@@ -37,6 +37,9 @@ export class WorkerTable {
   readonly #numbers: number[] = [];
   #joined = 0;
   #degraded = new Uint8Array(START_CAPACITY);
+  /** By slot: gets no new requests until a probe has been answered. */
+  #inhibited = new Uint8Array(START_CAPACITY);
+  #inhibitedCount = 0;
   #candidates: CandidateColumns = newCandidateColumns(START_CAPACITY);
   #costs = new Float64Array(START_CAPACITY);
 
@@ -58,6 +61,7 @@ export class WorkerTable {
     this.#slots.set(record.instanceId, slot);
     this.#numbers[slot] = ++this.#joined;
     this.#degraded[slot] = 0;
+    this.#inhibited[slot] = 0;
     this.#activeRequests[slot] = 0;
     this.#activePrefillTokens[slot] = 0;
     this.#activeBlocks[slot] = 0;
@@ -74,6 +78,22 @@ export class WorkerTable {
     this.#degraded[slot] = isDegraded ? 1 : 0;
   }
 
+  /** It answers nobody: no candidate until this is taken back. */
+  setInhibited(slot: number, isInhibited: boolean): void {
+    const value = isInhibited ? 1 : 0;
+    if (this.#inhibited[slot] === value || this.#records[slot] === undefined) return;
+    this.#inhibited[slot] = value;
+    this.#inhibitedCount += isInhibited ? 1 : -1;
+  }
+
+  isInhibited(slot: number): boolean {
+    return this.#inhibited[slot] === 1;
+  }
+
+  get inhibitedWorkers(): number {
+    return this.#inhibitedCount;
+  }
+
   isDegraded(slot: number): boolean {
     return this.#degraded[slot] === 1;
   }
@@ -81,6 +101,7 @@ export class WorkerTable {
   remove(instanceId: string): number | undefined {
     const slot = this.#slots.get(instanceId);
     if (slot === undefined) return undefined;
+    this.setInhibited(slot, false);
     this.#slots.delete(instanceId);
     this.#records[slot] = undefined;
     return slot;
@@ -110,14 +131,17 @@ export class WorkerTable {
   leastPrefillTokens(role: WorkerRole): number {
     let least = Infinity;
     this.#records.forEach((entry, slot) => {
-      if (entry?.role === role) least = Math.min(least, this.#activePrefillTokens[slot]);
+      if (entry?.role === role && this.#inhibited[slot] === 0) least = Math.min(least, this.#activePrefillTokens[slot]);
     });
     return least === Infinity ? 0 : least;
   }
 
   count(role: WorkerRole, excluded: readonly string[] = []): number {
     let count = 0;
-    for (const entry of this.#records) if (entry?.role === role && !excluded.includes(entry.instanceId)) count++;
+    for (let slot = 0; slot < this.#records.length; slot++) {
+      const entry = this.#records[slot];
+      if (entry?.role === role && this.#inhibited[slot] === 0 && !excluded.includes(entry.instanceId)) count++;
+    }
     return count;
   }
 
@@ -127,7 +151,7 @@ export class WorkerTable {
     let count = 0;
     for (let slot = 0; slot < this.#records.length; slot++) {
       const record = this.#records[slot];
-      if (record === undefined || record.role !== role) continue;
+      if (record === undefined || record.role !== role || this.#inhibited[slot] === 1) continue;
       if (dpRank !== undefined && record.dpRank !== dpRank) continue;
       if (taints.length > 0 && !taints.every((taint) => record.taints.includes(taint))) continue;
       if (only !== undefined ? record.instanceId !== only : excluded.includes(record.instanceId)) continue;
@@ -203,6 +227,9 @@ export class WorkerTable {
     const degraded = new Uint8Array(capacity);
     degraded.set(this.#degraded);
     this.#degraded = degraded;
+    const inhibited = new Uint8Array(capacity);
+    inhibited.set(this.#inhibited);
+    this.#inhibited = inhibited;
     this.#candidates = newCandidateColumns(capacity);
     this.#costs = new Float64Array(capacity);
   }
