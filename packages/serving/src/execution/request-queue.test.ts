@@ -45,7 +45,7 @@ function build(roles: readonly WorkerRole[], queue: Partial<QueueConfig> | undef
     records: new RequestRecords(100),
     clock,
     log: silentLog,
-    input: { promptTokens: 0, overlapTokens: 0, prefillWorkers: 0, leastPrefillTokens: 0, decodePrefillTokens: 0 },
+    input: { promptTokens: 0, overlapTokens: 0, prefillWorkers: 0, leastPrefillTokens: 0, decodePrefillTokens: 0, localFirstTokenMs: NaN, remoteFirstTokenMs: NaN },
     metrics: { finished: counter('finished'), failed: counter('failed'), cancelled: counter('cancelled'), remotePrefills: counter('remote'), localPrefills: counter('local'), fallbacks: counter('fallbacks'), migrations: counter('migrations') },
     nextRunId: () => `run-${++runs}`,
     ...more,

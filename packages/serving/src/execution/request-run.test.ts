@@ -33,7 +33,7 @@ async function build(roles: readonly ('both' | 'prefill' | 'decode')[], more: Pa
     records: new RequestRecords(10),
     clock,
     log: silentLog,
-    input: { promptTokens: 0, overlapTokens: 0, prefillWorkers: 0, leastPrefillTokens: 0, decodePrefillTokens: 0 },
+    input: { promptTokens: 0, overlapTokens: 0, prefillWorkers: 0, leastPrefillTokens: 0, decodePrefillTokens: 0, localFirstTokenMs: NaN, remoteFirstTokenMs: NaN },
     metrics: {
       finished: counter('finished'),
       failed: counter('failed'),
