@@ -15,7 +15,6 @@ afterAll(async () => {
 /** Mock engines at full speed: what is looked at here is processes, not tokens. */
 const cluster = (port: number, adminPort: number): string => `
 apiVersion: armature/v1
-plugins: ["@armature/events-zmq"]
 admin: { port: ${adminPort} }
 frontend: { use: openai, config: { port: ${port} } }
 discovery: { use: file, config: { path: ${join(folder, 'who')} } }

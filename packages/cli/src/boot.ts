@@ -1,11 +1,11 @@
 import { boot } from '@armature/core';
 import type { App, BootOptions } from '@armature/core';
 import { deployment } from '@armature/serving';
-import { builtins } from './builtins.ts';
+import { builtins, companions } from './builtins.ts';
 
 /** Everything that `armature` knows about a file: the root of the configuration and the built-in plug-ins. */
-export async function configOptions(file: string): Promise<Pick<BootOptions, 'configFile' | 'root' | 'builtins'>> {
-  return { configFile: file, root: deployment as BootOptions['root'], builtins: await builtins() };
+export async function configOptions(file: string): Promise<Pick<BootOptions, 'configFile' | 'root' | 'builtins' | 'companions'>> {
+  return { configFile: file, root: deployment as BootOptions['root'], builtins: await builtins(), companions };
 }
 
 /** Boots a configuration file (or `text` in its place) with the built-in plug-ins. Creates everything, starts nothing. */

@@ -4,6 +4,7 @@ import { reference } from '@armature/backend-reference';
 import { vllm } from '@armature/backend-vllm';
 import { node, openai } from '@armature/frontend-openai';
 import { uws } from '@armature/http-uws';
+import { diskTier, hostTier, kvPolicyPlugins } from '@armature/kvbm';
 import { cmaTransport, cudaTransport, fileTransport, memoryTransport, shmTransport, tcpTransport } from '@armature/nixel';
 import { huggingface } from '@armature/preprocessor';
 import { routerPlugins } from '@armature/router-kv';
@@ -11,6 +12,16 @@ import { servingPlugins } from '@armature/serving';
 
 /** The plug-ins that come with `armature`; they use the same door as foreign ones. */
 export async function builtins(): Promise<readonly PluginDescriptor[]> {
-  const all: readonly unknown[] = [...servingPlugins, ...routerPlugins, openai, node, uws, huggingface, reference, mock, vllm, memoryTransport, tcpTransport, shmTransport, cmaTransport, fileTransport, cudaTransport];
+  const all: readonly unknown[] = [...servingPlugins, ...routerPlugins, openai, node, uws, huggingface, reference, mock, vllm, memoryTransport, tcpTransport, shmTransport, cmaTransport, fileTransport, cudaTransport, hostTier, diskTier, ...kvPolicyPlugins];
   return all as readonly PluginDescriptor[];
 }
+
+/** Packages apart, because they bring dependencies of their own; `npm install` makes them known, by the name a file uses. */
+export const companions: Readonly<Record<string, string>> = {
+  zmq: '@armature/events-zmq',
+  nats: '@armature/events-nats',
+  etcd: '@armature/discovery-etcd',
+  s3: '@armature/kvbm-s3',
+  nixl: '@armature/nixel-nixl',
+  'openai-server': '@armature/backend-openai',
+};

@@ -6,6 +6,7 @@ import { configCheck, configExplain, configSchema } from './commands/config.ts';
 import { explain } from './commands/explain-request.ts';
 import { nixelbench } from './commands/nixelbench/command.ts';
 import type { NixelbenchOptions } from './commands/nixelbench/command.ts';
+import { kvLs, kvStats, kvVerify } from './commands/kv.ts';
 import { hash } from './commands/hash.ts';
 import type { HashCommandOptions } from './commands/hash.ts';
 import { listPlugins } from './commands/plugins.ts';
@@ -82,6 +83,7 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
     .action((messages: string[], options: ChatCommandOptions) => chat(messages, options));
 
   addRouting(program);
+  addKv(program);
   addBenchmarks(program);
 
   program
@@ -150,6 +152,24 @@ function addRouting(program: Command): void {
     .option('--host <address>', 'address to listen on')
     .option('--port <n>', 'port, default 8002', number)
     .action((options: { file: string; host?: string; port?: number }) => route(options));
+}
+
+function addKv(program: Command): void {
+  const kv = program.command('kv').description('KV blocks below the engines: what is held, where, and whether it is sound');
+  const onServer = (name: string, description: string): Command =>
+    kv
+      .command(name)
+      .description(description)
+      .option('--admin <url>', 'admin listener of the server', 'http://127.0.0.1:8001')
+      .option('--worker <pool/index>', 'one worker; default all of the process')
+      .option('--json', 'as JSON', false);
+  onServer('stats', 'blocks, hits, evictions and problems per worker and tier').action((options: { admin: string; worker?: string; json: boolean }) => kvStats(options));
+  onServer('ls', 'blocks held, parents first')
+    .option('--limit <n>', 'how many', number, 50)
+    .action((options: { admin: string; worker?: string; json: boolean; limit: number }) => kvLs(options));
+  onServer('verify', 'read every block held and check it; corrupt ones are dropped. Exit code 1 when there were any')
+    .option('--deadline-ms <n>', 'give up after so many milliseconds', number, 60_000)
+    .action((options: { admin: string; worker?: string; json: boolean; deadlineMs: number }) => kvVerify(options));
 }
 
 function addBenchmarks(program: Command): void {

@@ -38,6 +38,21 @@ function decisionLines(decision: DecisionRecord): string[] {
   return lines;
 }
 
+const SOURCES: Readonly<Record<string, string>> = { device: 'held by the engine', recompute: 'computed' };
+
+/** From where each run of the prompt's blocks came, and why. */
+function fetchLines({ runs, onboardedBlocks, waitedMs }: NonNullable<RequestRecord['kv']>): string[] {
+  const lines = runs.map(({ source, fromBlock, blocks, estimatedMs, recomputeMs, tookMs, outcome, peer }, i) => {
+    const from = source === 'peer' && peer !== undefined ? `from ${shortName(peer)}` : (SOURCES[source] ?? `from ${source}`);
+    const isFetched = !(source in SOURCES);
+    const times = isFetched ? ` (expected ${ms(estimatedMs)}${tookMs === undefined ? '' : `, took ${ms(tookMs)}`}; computing: ${ms(recomputeMs)})` : '';
+    const why = outcome === 'done' ? '' : ` · ${outcome}`;
+    return `  ${(i === 0 ? 'kv' : '').padEnd(12)} blocks ${fromBlock}–${fromBlock + blocks - 1} ${from}${times}${why}`;
+  });
+  if (onboardedBlocks > 0) lines.push(`  ${''.padEnd(12)} ${onboardedBlocks} blocks brought to the engine in ${ms(waitedMs)}`);
+  return lines;
+}
+
 /** One turn, as `armature chat --explain` shows it. */
 export function explainRequest(record: RequestRecord): string {
   const lines = record.decisions.flatMap(decisionLines);
@@ -50,6 +65,7 @@ export function explainRequest(record: RequestRecord): string {
     const held = matchedBlocks > 0 ? `, ${matchedBlocks} held already` : '';
     lines.push(`  ${'moved'.padEnd(12)} ${movedBlocks} blocks (${bytes(movedBytes)}) ${shortName(from)} → ${shortName(to)} in ${ms(durationMs)}${held}${outcome === 'valid' ? '' : ` (${outcome})`}`);
   }
+  if (record.kv !== undefined) lines.push(...fetchLines(record.kv));
   lines.push(
     `  ${'tokens'.padEnd(12)} ${record.promptTokens} prompt, ${record.cachedTokens} cached, ${record.outputTokens} output · TTFT ${ms(record.ttftMs)} · ITL ${ms(record.itlMs)}`,
   );

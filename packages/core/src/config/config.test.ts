@@ -1,9 +1,9 @@
-import { mkdtempSync, mkdirSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import type { PluginDescriptor } from '@armature/contracts';
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { testRoot, tracer } from '../boot.test.fixtures.ts';
 import { effectiveYaml } from './effective.ts';
@@ -261,5 +261,28 @@ describe('plug-in loader', () => {
         "config.yaml:4:1 CONFIG_UNKNOWN_KEY extra: unknown key "extra"; known keys: "apiVersion", "plugins", "log", "discovery", "transports", "models"",
       ]
     `);
+  });
+});
+
+describe('companion packages', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'armature-companion-'));
+  const contracts = new URL('../../../contracts/dist/index.js', import.meta.url).href;
+  writeFileSync(
+    join(folder, 'apart.mjs'),
+    `import { definePlugin } from ${JSON.stringify(contracts)};
+     export const apart = definePlugin({ kind: 'transfer-transport', contract: 'v1', name: 'apart', description: 'd', configSchema: { type: 'object', additionalProperties: false, properties: {} }, create: () => ({}) });`,
+  );
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  const text = 'apiVersion: armature/v1\ntransports:\n  - use: apart\nmodels: []\n';
+
+  it('are loaded when a file uses their name', async () => {
+    const options = { baseDir: folder, companions: { apart: './apart.mjs', other: '@acme/never-looked-at' } };
+    expect((await problems(text, options)).filter((line) => line.includes('apart'))).toEqual([]);
+    expect((await problems(text)).filter((line) => line.includes('CONFIG_UNKNOWN_PLUGIN'))).toHaveLength(1);
+  });
+
+  it('that are not installed are named, with what to run and where they are used', async () => {
+    const found = await problems(text, { baseDir: folder, companions: { apart: '@acme/apart' } });
+    expect(found.find((line) => line.includes('PLUGIN_NOT_FOUND'))).toMatch(/config\.yaml:3:10 PLUGIN_NOT_FOUND transports\[0\]\.use: "apart" comes with @acme\/apart: .* npm install @acme\/apart/);
   });
 });

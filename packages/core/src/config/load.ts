@@ -21,6 +21,8 @@ export interface ConfigOptions {
   readonly root: PluginDescriptor<'deployment', never>;
   /** Beside the memory planes, which are always there. */
   readonly builtins?: readonly PluginDescriptor[];
+  /** Packages that are loaded, where installed, when the file says `use: NAME` and nothing else has that name. */
+  readonly companions?: Readonly<Record<string, string>>;
   readonly env?: Readonly<Record<string, string | undefined>>;
   /** Kinds that are given from outside. */
   readonly givenKinds?: ReadonlySet<string>;
@@ -40,6 +42,7 @@ export async function loadConfig(options: ConfigOptions): Promise<LoadedConfig> 
   const source = readSource(text, file ?? 'config.yaml', env);
   const registry = builtinRegistry(options.builtins ?? []);
   const problems = await addForeign(source, registry, baseDir);
+  problems.push(...(await addCompanions(source, registry, { baseDir, packages: options.companions ?? {} })));
   const root = options.root as unknown as PluginDescriptor<'deployment'>;
   const graph = buildGraph(source, problems, { root, registry, env, ...(options.givenKinds === undefined ? {} : { givenKinds: options.givenKinds }) });
   return { graph, baseDir };
@@ -59,6 +62,33 @@ function builtinRegistry(builtins: readonly PluginDescriptor[]): PluginRegistry 
   for (const descriptor of builtinPlanes) registry.add(descriptor as PluginDescriptor, '@armature/core');
   for (const descriptor of builtins) registry.add(descriptor, 'the built-in plug-ins');
   return registry;
+}
+
+/** Packages of ours that bring dependencies of their own: found by the name the file uses. */
+async function addCompanions(source: ConfigSource, registry: PluginRegistry, { baseDir, packages }: { readonly baseDir: string; readonly packages: Readonly<Record<string, string>> }): Promise<ConfigProblem[]> {
+  const problems: ConfigProblem[] = [];
+  for (const [path, use] of usesOf(source.value, '')) {
+    const name = Object.hasOwn(packages, use) ? packages[use] : undefined;
+    if (name === undefined || registry.list().some(({ descriptor }) => descriptor.name === use)) continue;
+    try {
+      for (const descriptor of await loadPlugins(name, baseDir)) registry.add(descriptor, `"${name}"`);
+    } catch (error) {
+      const known = ArmatureError.from(error, 'PLUGIN_LOAD_FAILED');
+      const place = source.origins.get(path)?.value ?? { line: 0, column: 0 };
+      problems.push({ code: known.code, path, message: `"${use}" comes with ${name}: ${known.message}`, file: source.file, ...place, ...(known.hint === undefined ? {} : { hint: known.hint }) });
+    }
+  }
+  return problems;
+}
+
+/** Every `use: NAME`, with its path. */
+function* usesOf(value: unknown, path: string): Generator<[string, string]> {
+  if (typeof value !== 'object' || value === null) return;
+  for (const [key, inner] of Object.entries(value)) {
+    const at = Array.isArray(value) ? `${path}[${key}]` : path === '' ? key : `${path}.${key}`;
+    if (key === 'use' && typeof inner === 'string') yield [at, inner];
+    else yield* usesOf(inner, at);
+  }
 }
 
 async function addForeign(source: ConfigSource, registry: PluginRegistry, baseDir: string): Promise<ConfigProblem[]> {
