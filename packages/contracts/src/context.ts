@@ -136,6 +136,8 @@ export interface PluginSlot<K extends PluginKind = PluginKind> {
   readonly use: string;
   /** Where in the file: `models[0].router`. */
   readonly path: string;
+  /** What its descriptor says of this configuration (`PluginDescriptor.facts`). */
+  readonly facts?: Readonly<Record<string, PlainData>>;
 }
 
 /** What a plug-in may touch. Everything is a plain reference to be kept; nothing is resolved per request. */

@@ -194,8 +194,11 @@ export interface KvFace {
    * them first. Takes no pin.
    */
   evictable(limit: number): Int32Array;
-  /** Space for `blocks` blocks, of which the complete ones have the given hashes. Undefined: not enough free blocks now. */
-  reserve(sequenceHashes: Int32Array, blocks: number, ttlMs: number): KvReservation | undefined;
+  /**
+   * Space for `blocks` blocks, of which the complete ones have the given hashes. Undefined: not enough free blocks now. `cacheSalt`: tenant of the
+   * prompt, told with the `stored` events of `commit`.
+   */
+  reserve(sequenceHashes: Int32Array, blocks: number, ttlMs: number, cacheSalt?: string): KvReservation | undefined;
   /** The first `blocks` blocks are filled and may be matched by others; emits `stored`. Idempotent, growing. */
   commit(reservation: number, blocks: number): void;
   /** Ends a reservation that no request adopted. */
@@ -204,7 +207,7 @@ export interface KvFace {
   quarantine(reservation: number): void;
   /** False: the lease has expired (or never was). */
   renewLease(lease: number, ttlMs: number): boolean;
-  /** `valid`: the blocks were untouched until now, what was read may be used. */
+  /** `valid`: the blocks were untouched until now and their KV is right as far as known, what was read may be used. */
   releaseLease(lease: number): 'valid' | 'expired';
   /** Live counts, for leak tests. */
   counts(): { readonly leases: number; readonly reservations: number; readonly quarantined: number };

@@ -3,7 +3,7 @@ import type { ErrorData } from './errors.ts';
 import type { KvEvictionOrder } from './kv-policy.ts';
 import type { KvTier } from './kv-events.ts';
 import type { Lifecycle } from './plugin.ts';
-import type { TransferStatus } from './transfer-transport.ts';
+import type { SegmentLocation, TransferStatus } from './transfer-transport.ts';
 
 /** The tiers below the engine's own memory. */
 export type KvStoreTier = Exclude<KvTier, 'device'>;
@@ -25,7 +25,7 @@ export interface KvMemory {
   readonly wasm?: object;
 }
 
-/** What `KvBlockMover.register` takes: bytes of this process, or an open file. */
+/** How blocks lie in memory or in a file. */
 export interface KvMemoryLayout {
   readonly blocks: number;
   readonly blockStrideBytes: number;
@@ -42,14 +42,21 @@ export interface KvOperation {
 
 /** Copies blocks between registered memories of one worker, through its transfer agent: one batch is one transfer. */
 export interface KvBlockMover {
+  /**
+   * Memory of this process; `location` where other processes can map it. Peers may read it, nobody else writes it. Block 0 is at `bytes[0]`.
+   * Throws for a layout that is not inside the memory.
+   */
+  registerMemory(memory: { readonly bytes: Uint8Array; readonly location?: Extract<SegmentLocation, { type: 'shared' }> }, layout: KvMemoryLayout): KvMemory;
   /** Another view of registered memory: as one piece per block, for example. */
   view(memory: KvMemory, layout: KvMemoryLayout): KvMemory;
-  /** An open file (`openFile` of nixel). The caller closes it after `deregister`. */
+  /** An open file (`openFile` of nixel), for this worker alone. The caller closes it after `deregister`. */
   registerFile(file: { readonly path: string; readonly fd: number; readonly direct: boolean }, lengthBytes: number, layout: KvMemoryLayout): KvMemory;
+  /** Throws `TRANSFER_SEGMENT_BUSY` while a copy uses it. */
   deregister(memory: KvMemory): void;
   /**
    * Block `fromBlocks[i]` of `from` to block `toBlocks[i]` of `to`; the pieces of both must agree. `done` comes exactly once, possibly before
-   * return, when no byte of either side is used any more. The index columns are copied.
+   * return, when no byte of either side is used any more; within `deadlineMs` milliseconds from now, but for what the system cannot stop.
+   * The index columns are copied. Does not throw: what cannot be copied ends as a status.
    */
   copy(from: KvMemory, fromBlocks: Int32Array, to: KvMemory, toBlocks: Int32Array, deadlineMs: number, done: (status: TransferStatus) => void): KvOperation;
 }
@@ -153,7 +160,7 @@ export interface KvTierStore {
   probe?(hashes: Int32Array, from: number, deadlineMs: number, done: (blocks: number) => void): KvOperation;
   /** Takes blocks in; rows are independent. A block may be matched once its bytes and its record are complete. */
   store(batch: KvBlockBatch, done: () => void): KvOperation;
-  /** Gives blocks out; rows are independent and pinned while it runs. What was loaded counts as used. */
+  /** Gives blocks out within `deadlineMs` milliseconds from now; rows are independent and pinned while it runs. What was loaded counts as used. */
   load(batch: KvBlockBatch, deadlineMs: number, done: () => void): KvOperation;
   /** The rows were used though no bytes moved: they are younger now, leaves before their parents. */
   touch(hashes: Int32Array, from: number, count: number): void;
@@ -179,7 +186,7 @@ export interface KvMemoryTier extends KvTierStore {
   free(blocks: Int32Array, count: number): void;
   /** Pins the unbroken run from row `from`, at most `count` blocks, and counts as use; block numbers into `out`. Returns how many. */
   acquire(hashes: Int32Array, from: number, count: number, out: Int32Array): number;
-  /** Ends a pin of each. Last block first is the order that evicts leaves before parents. */
+  /** Ends a pin of each, the last one first: given in the order of the prompt, leaves go before their parents. */
   release(blocks: Int32Array, count: number): void;
   /** Of a registered block: hash, parent, checksum, two words each. False: not registered. */
   record(block: number, out: Int32Array): boolean;

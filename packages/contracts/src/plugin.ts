@@ -1,5 +1,5 @@
 import { ArmatureError } from './errors.ts';
-import type { DeploymentContext, PluginContext } from './context.ts';
+import type { DeploymentContext, PlainData, PluginContext } from './context.ts';
 import type { Deployment } from './deployment.ts';
 import type { DisaggregationPolicy } from './disaggregation-policy.ts';
 import type { Discovery } from './discovery.ts';
@@ -87,6 +87,8 @@ export interface PluginDescriptor<K extends PluginKind = PluginKind, Config = un
    * `PluginSlot`) after it has passed the schema, before anything is created. Must not throw; reports every problem it finds.
    */
   check?(config: Config, report: ConfigReport): void;
+  /** What the configuration around it may know before anything is created, for its own checks (`PluginSlot.facts`). Must not throw. */
+  facts?(config: Config): Readonly<Record<string, PlainData>>;
   /** `config` is validated and has its defaults. Must not start work: no sockets, timers or threads before `start`. */
   create(config: Config, context: K extends 'deployment' ? DeploymentContext : PluginContext): PluginInstance<K> | Promise<PluginInstance<K>>;
 }

@@ -1,3 +1,5 @@
+import type { KvTier } from './kv-events.ts';
+
 export type WorkerRole = 'prefill' | 'decode' | 'both';
 
 /** A live worker, as registered in discovery under `workers/MODEL/INSTANCE`. Plain data. */
@@ -33,6 +35,8 @@ export interface WorkerRecord {
   readonly layoutFingerprint: string;
   /** nixel agent metadata, '' length when KV is not exposed. */
   readonly agentMetadata: Uint8Array;
+  /** Tiers below the engine from which peers may borrow blocks; absent: none. */
+  readonly kvTiers?: readonly KvTier[];
   /** Wire version of this record and of the worker's methods. */
   readonly protocol: number;
 }

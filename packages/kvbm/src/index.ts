@@ -1,2 +1,30 @@
-export { HostPool } from './host-pool.ts';
-export type { HostPoolOptions, HostPoolStats, OnboardStatus, StoreStatus } from './host-pool.ts';
+export { BlockTable } from './store/block-table.ts';
+export type { BlockTableOptions, RemovalListener } from './store/block-table.ts';
+export { HostTier } from './host/host-tier.ts';
+export type { HostTierConfig } from './host/host-tier.ts';
+export { hostTier } from './host/plugin.ts';
+export { BlockMover } from './mover/block-mover.ts';
+export type { BlockMoverCounters, BlockMoverOptions } from './mover/block-mover.ts';
+export { formatSize, parseSize, sizeBytes, sizeSchema } from './size.ts';
+export { cost, kvPolicyPlugins, lineage, lru, tinylfu } from './policy/plugin.ts';
+export { costPolicyDefaults, kvPolicyDefaults } from './policy/config.ts';
+export { BlockVerifier, createVerifier } from './checksum/verifier.ts';
+export type { VerifierOptions } from './checksum/verifier.ts';
+export type { CostPolicyConfig, KvPolicyConfig, OffloadChoice } from './policy/config.ts';
+export type {
+  BlockManager,
+  BlockManagerConfig,
+  BlockManagerOptions,
+  BlockManagerStats,
+  KvFetchRecord,
+  KvFetchRequest,
+  KvFetchResult,
+  KvFetchRun,
+  KvFetchSource,
+  KvLoan,
+  KvPeer,
+  KvPeerCalls,
+  KvTierEvent,
+} from './manager/face.ts';
+export { diskTier } from './disk/plugin.ts';
+export { createBlockManager } from './manager/create-block-manager.ts';

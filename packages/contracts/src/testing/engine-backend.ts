@@ -4,6 +4,7 @@ import { FinishCode } from '../inference.ts';
 import { EngineSession, seeded } from './engine-session.ts';
 import type { EngineSurroundings, Recording } from './engine-session.ts';
 import { disaggregationRules, kvEventRules, leaseRules, reservationRules } from './engine-kv-rules.ts';
+import { adoptedPrefillRules, adoptionRules, tierRules } from './engine-tier-rules.ts';
 import { registerRules } from './runner.ts';
 import type { ContractRule, SkippedRule, SuiteRunner } from './runner.ts';
 
@@ -33,8 +34,9 @@ export function engineBackendRules(options: Omit<EngineBackendContractOptions, '
     ...outputRules(options),
     ...endRules(options),
     ...lifecycleRules(options),
-    ...(abilities.kvEvents && hasKv ? kvEventRules(options, seed) : []),
+    ...(abilities.kvEvents && hasKv ? [...kvEventRules(options, seed), ...tierRules(options), ...adoptionRules(options)] : []),
     ...(can('prefill') ? leaseRules(options) : []),
+    ...(can('prefill') && abilities.kvEvents ? adoptedPrefillRules(options) : []),
     ...(can('decode') ? reservationRules(options) : []),
     ...(can('prefill') && can('decode') ? disaggregationRules(options) : []),
   ];

@@ -6,7 +6,7 @@ import type { ContractRule } from './runner.ts';
 type Check = (session: EngineSession) => Promise<void>;
 
 /** Runs `check` on a started engine, and closes it. */
-function onEngine(around: EngineSurroundings, check: Check): () => Promise<void> {
+export function onEngine(around: EngineSurroundings, check: Check): () => Promise<void> {
   return async () => {
     const session = await EngineSession.open(around);
     try {
@@ -18,7 +18,7 @@ function onEngine(around: EngineSurroundings, check: Check): () => Promise<void>
 }
 
 /** Prompts that share prefixes, more than the cache holds. */
-async function churn(session: EngineSession, seed: number): Promise<Int32Array[]> {
+export async function churn(session: EngineSession, seed: number): Promise<Int32Array[]> {
   const next = seeded(seed);
   const roots = [session.blocks(2, 1), session.blocks(3, 2), session.blocks(1, 3)];
   const sequences: Int32Array[] = [];
