@@ -28,3 +28,12 @@ export type {
 } from './manager/face.ts';
 export { diskTier } from './disk/plugin.ts';
 export { createBlockManager } from './manager/create-block-manager.ts';
+export { diskTier } from './disk/plugin.ts';
+export { DiskTier } from './disk/disk-tier.ts';
+export type { DiskTierConfig } from './disk/disk-config.ts';
+export { DiskStore } from './disk/disk-store.ts';
+export type { DiskStoreFacts } from './disk/disk-store.ts';
+export { gcStores, inspectStore, listStores, verifyStore } from './disk/inspect.ts';
+export type { BlockChecksum, GcReport, StoreRecords, StoreReport, VerifyReport } from './disk/inspect.ts';
+export type { StoreHeader } from './disk/header.ts';
+export type { StoreOwner } from './disk/store-lock.ts';

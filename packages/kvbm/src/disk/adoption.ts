@@ -16,15 +16,16 @@ export function adoptBlocks(index: StoreIndex, table: BlockTable): { readonly ke
     const at = slot * RECORD_WORDS;
     const lo = words[at + Word.Hash]!;
     const hi = words[at + Word.Hash + 1]!;
-    const older = table.find(lo, hi);
-    if (older >= 0) {
-      table.invalidate(older, 'failed');
-      index.invalidate(older);
-      doubled++;
-      kept--;
+    const [parentLo, parentHi] = [words[at + Word.Parent]!, words[at + Word.Parent + 1]!];
+    if (table.adopt(slot, lo, hi, parentLo, parentHi)) {
+      kept++;
+      continue;
     }
-    if (table.adopt(slot, lo, hi, words[at + Word.Parent]!, words[at + Word.Parent + 1]!)) kept++;
-    else index.invalidate(slot);
+    const older = table.find(lo, hi);
+    table.invalidate(older, 'failed');
+    index.invalidate(older);
+    doubled++;
+    table.adopt(slot, lo, hi, parentLo, parentHi);
   }
   return { kept, doubled };
 }

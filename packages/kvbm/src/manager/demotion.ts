@@ -14,8 +14,9 @@ const LOAD_DEADLINE_MS = 10_000;
 const MAX_PINNED = 0.25;
 /** When somebody finds no room in the host tier, stores that run longer are given up. */
 const PATIENCE_MS = 50;
-/** Rule `evict`: while fewer places than this share are free, the next victims are copied down before they go. At least one batch, at most this share. */
+/** Rule `evict`: while fewer places than this share are free, the next victims are copied down before they go. At least one batch, at most so many. */
 const MARGIN = 0.125;
+const MAX_MARGIN_BATCHES = 8;
 
 /**
  * Copies blocks from one tier below the device to the next, by the policy's rule. Bytes always pass through host memory: from the host tier they are stored where they lie,
@@ -106,7 +107,8 @@ export class Demotion {
   /** As far as room is short, the next victims that are not below yet. */
   #pollVictims(): void {
     const { store, order } = this.from;
-    const margin = Math.max(Math.min(this.#parts.config.batchBlocks, store.capacityBlocks), Math.floor(MARGIN * store.capacityBlocks));
+    const { batchBlocks } = this.#parts.config;
+    const margin = Math.min(store.capacityBlocks, Math.max(batchBlocks, Math.min(MAX_MARGIN_BATCHES * batchBlocks, Math.floor(MARGIN * store.capacityBlocks))));
     const free = store.capacityBlocks - order.held;
     if (free >= margin || this.#queue.count > 0) return;
     const rows = order.next(margin - free);

@@ -177,7 +177,10 @@ export class DeviceOffload {
     metrics.dropped('gone', gone);
     metrics.dropped('refused', refused);
     metrics.dropped('failed', failed);
-    if (this.#queue.count > 0 && !this.#isClosed) this.#parts.clock.defer(() => this.#pump());
+    if (this.#isClosed) return;
+    // The oldest were looked at before these had gone down: there may be more.
+    if (this.#rule.when === 'evict' && done > 0) this.#wake();
+    if (this.#queue.count > 0) this.#parts.clock.defer(() => this.#pump());
   }
 }
 

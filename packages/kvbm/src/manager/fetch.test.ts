@@ -238,6 +238,6 @@ test('verifyAll finds what is wrong in every tier', async () => {
 async function verified(rig: Rig): Promise<object> {
   let counts: object | undefined;
   void rig.manager.verifyAll(60_000).then((found) => (counts = found));
-  for (let ms = 0; counts === undefined && ms < 60_000; ms++) await rig.clock.elapse(1);
+  await rig.until(() => counts !== undefined);
   return counts!;
 }

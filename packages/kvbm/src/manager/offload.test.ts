@@ -135,3 +135,30 @@ test('a tenant keeps to its share of the host tier', async () => {
   expect(rig.tier('host').heldBlocks).toBe(15);
   await rig.close();
 });
+
+test('a lease that did not hold to the end: what was copied under it is not kept', async () => {
+  const rig = await Rig.open();
+  rig.engine.releaseLease = (lease) => {
+    rig.engine.leases.release(lease);
+    return 'expired';
+  };
+  rig.engine.compute(promptHashes(1, 6));
+  await rig.clock.elapse(50);
+  expect([rig.tier('host').heldBlocks, rig.metrics.total('offloads_dropped_total', 'failed')]).toEqual([0, 6]);
+  expect(rig.leaks()).toEqual([]);
+  await rig.close();
+});
+
+test.each([
+  ['no host tier', ['disk'], 'KVBM_TIERS_INVALID'],
+  ['a tier twice', ['host', 'disk', 'disk'], 'KVBM_TIERS_INVALID'],
+])('%s is refused at start', async (_name, tiers, code) => {
+  const backends = tiers.map((tier) => new SlowTier(tier as 'disk', 10));
+  await expect(Rig.open({ tiers: backends })).rejects.toMatchObject({ code });
+});
+
+test('a tier smaller than the one above is refused at start', async () => {
+  const disk = new SlowTier('disk', 10);
+  disk.capacityBytes = () => 4096;
+  await expect(Rig.open({ lower: [disk] })).rejects.toMatchObject({ code: 'KVBM_TIER_TOO_SMALL' });
+});

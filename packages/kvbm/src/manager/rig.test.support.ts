@@ -56,6 +56,8 @@ export interface RigOptions {
   readonly deviceBlocks?: number;
   readonly hostBlocks?: number;
   readonly lower?: readonly KvTierBackend[];
+  /** Instead of a host tier and `lower`. */
+  readonly tiers?: readonly KvTierBackend[];
   readonly offload?: Partial<KvPolicyConfig['offload']>;
   readonly prefetch?: KvPolicy['prefetch'];
   readonly config?: Partial<BlockManagerConfig>;
@@ -113,7 +115,7 @@ export class Rig {
       kv: engine,
       agent,
       arenaSegment,
-      tiers: [{ tier: 'host', capacityBytes: () => host.capacityBytes(), open: openHost }, ...lower],
+      tiers: options.tiers ?? [{ tier: 'host', capacityBytes: () => host.capacityBytes(), open: openHost }, ...lower],
       policy,
       peers: options.peers,
       clock,
@@ -142,10 +144,15 @@ export class Rig {
       result = answer;
       endMs = this.clock.nowMs();
     });
-    for (let ms = 0; result === undefined && ms < 20_000; ms++) await this.clock.elapse(1);
+    await this.until(() => result !== undefined);
     if (result === undefined) throw new Error('the fetch did not end');
     const wrong = result.reservation === undefined ? [] : this.engine.adopt(result.reservation, hashes, Math.floor(result.readyTokens / BLOCK_SIZE));
     return { ...result, elapsedMs: endMs - startMs, wrong };
+  }
+
+  /** Lets virtual time pass, a minute at most. */
+  async until(isSo: () => boolean): Promise<void> {
+    for (let ms = 0; !isSo() && ms < 60_000; ms++) await this.clock.elapse(1);
   }
 
   tier(tier: string): ReturnType<BlockManager['stats']>['tiers'][number] {
@@ -169,7 +176,7 @@ export class Rig {
   async close(): Promise<void> {
     let isClosed = false;
     const closing = this.manager.close().then(() => (isClosed = true));
-    for (let ms = 0; !isClosed && ms < 30_000; ms++) await this.clock.elapse(1);
+    await this.until(() => isClosed);
     await closing;
     await this.agent.close();
   }
