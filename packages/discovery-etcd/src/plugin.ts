@@ -15,6 +15,7 @@ export const etcdDiscovery: PluginDescriptor<'discovery', EtcdDiscoveryConfig> =
   configSchema: {
     type: 'object',
     additionalProperties: false,
+    required: ['cluster'],
     properties: {
       endpoints: {
         type: 'array',
@@ -23,7 +24,7 @@ export const etcdDiscovery: PluginDescriptor<'discovery', EtcdDiscoveryConfig> =
         description: 'Members of the etcd cluster, as http://host:port or https://host:port. One is used at a time; the next one when it fails.',
         default: ['http://127.0.0.1:2379'],
       },
-      cluster: { type: 'string', pattern: '^[A-Za-z0-9._-]{0,100}$', description: 'Name of this Armature cluster: the same in all its processes, another one in every other cluster that uses this etcd. Empty = what the deployment says, else "default".', default: '' },
+      cluster: { type: 'string', pattern: '^[A-Za-z0-9._-]{1,100}$', description: 'Name of this Armature cluster: the same in all its processes, another one in every other cluster that uses this etcd.' },
       namespace: { type: 'string', description: 'Prefix of all keys; empty = /armature/CLUSTER/. A namespace takes one cluster: another one is refused.', default: '' },
       username: { type: 'string', description: 'User of etcd; empty = none.', default: '' },
       password: { type: 'string', 'x-secret': true, description: 'Password of that user.', default: '' },
@@ -59,12 +60,6 @@ export const etcdDiscovery: PluginDescriptor<'discovery', EtcdDiscoveryConfig> =
     if (config.password !== '' && config.username === '') report({ path: ['username'], message: 'there is a password without a username', hint: 'give username' });
     if (config.reconnectMaxMs < config.reconnectMinMs) report({ path: ['reconnectMaxMs'], message: `reconnectMaxMs ${config.reconnectMaxMs} is below reconnectMinMs ${config.reconnectMinMs}`, hint: 'raise it' });
   },
-  create: (config, { scopes, baseDir, clock, random, log, metrics, health, codec }) =>
-    new EtcdDiscovery({ config: { ...config, cluster: config.cluster || clusterOf(scopes) }, baseDir, clock, random, log, metrics, health, codec }),
+  create: (config, { baseDir, clock, random, log, metrics, health, codec }) =>
+    new EtcdDiscovery({ config, baseDir, clock, random, log, metrics, health, codec }),
 });
-
-/** The name that the deployment gave the cluster: fact `cluster` of an enclosing scope. */
-function clusterOf(scopes: PluginContext['scopes']): string {
-  for (const { facts } of scopes) if (typeof facts['cluster'] === 'string' && facts['cluster'] !== '') return facts['cluster'];
-  return 'default';
-}

@@ -9,7 +9,15 @@ export const realClock: Clock = {
   defer: (callback) => void setImmediate(callback),
   sleep: (delayMs, signal) =>
     new Promise((resolve, reject) => {
-      setTimeout(resolve, delayMs);
-      signal?.addEventListener('abort', () => reject(signal.reason as Error));
+      const onAbort = (): void => {
+        clearTimeout(timer);
+        reject(signal?.reason as Error);
+      };
+      const timer = setTimeout(() => {
+        signal?.removeEventListener('abort', onAbort);
+        resolve();
+      }, delayMs);
+      if (signal?.aborted === true) onAbort();
+      else signal?.addEventListener('abort', onAbort, { once: true });
     }),
 };
