@@ -1,5 +1,5 @@
 import { definePlugin } from '@armature/contracts';
-import type { PluginContext, PluginDescriptor } from '@armature/contracts';
+import type { PluginDescriptor } from '@armature/contracts';
 import { EtcdDiscovery } from './etcd-discovery.ts';
 import type { EtcdDiscoveryConfig } from './options.ts';
 

@@ -26,7 +26,6 @@ export type {
   KvPeerCalls,
   KvTierEvent,
 } from './manager/face.ts';
-export { diskTier } from './disk/plugin.ts';
 export { createBlockManager } from './manager/create-block-manager.ts';
 export { diskTier } from './disk/plugin.ts';
 export { DiskTier } from './disk/disk-tier.ts';

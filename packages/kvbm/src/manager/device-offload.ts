@@ -101,7 +101,7 @@ export class DeviceOffload {
       const lo = hashes[2 * row];
       const hi = hashes[2 * row + 1];
       this.owners.stored(lo, hi, tenant);
-      if (this.#rule.when !== 'stored') continue;
+      if (this.#rule.when !== 'stored' || this.#parts.host.store.match(hashes.subarray(2 * row, 2 * row + 2), 0) === 1) continue;
       const parentLo = row > 0 ? hashes[2 * row - 2] : (parent[0] ?? 0);
       this.#push(lo, hi, parentLo, row > 0 ? hashes[2 * row - 1] : (parent[1] ?? 0));
     }

@@ -137,7 +137,7 @@ export class FetchJob implements KvOperation {
     this.#setTimer();
   }
 
-  /** With a deadline that is reached or an end that was asked for, the copy was what kept us. */
+  /** When the end was near already, this copy was what it waited for. */
   #copied(): void {
     if (this.#ending !== undefined) this.#handOver();
   }

@@ -26,18 +26,12 @@ export class Prefetches {
   #operation: KvOperation | undefined = undefined;
   #isRunning = false;
   #isClosed = false;
-  #blocks = 0;
 
   constructor(parts: ManagerParts, loads: HostLoads, lower: LowerSources, isBusy: () => boolean) {
     this.#parts = parts;
     this.#loads = loads;
     this.#lower = lower;
     this.#isBusy = isBusy;
-  }
-
-  /** Blocks brought up since creation. */
-  get blocks(): number {
-    return this.#blocks;
   }
 
   add(when: 'route' | 'queue', hashes: Int32Array, cacheSalt: string): void {
@@ -77,10 +71,8 @@ export class Prefetches {
     this.#operation = this.#loads.bring(rows, best.source, { urgency: 'background', deadlineMs: DEADLINE_MS }, (outcome) => {
       this.#isRunning = false;
       this.#operation = undefined;
-      if (outcome === 'done') {
-        this.#blocks += rows.count;
-        prompt.row = to;
-      } else if (this.#prompts[0] === prompt) this.#prompts.shift();
+      if (outcome === 'done') prompt.row = to;
+      else if (this.#prompts[0] === prompt) this.#prompts.shift();
       this.#pump();
     });
     return true;

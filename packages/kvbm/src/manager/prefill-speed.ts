@@ -14,12 +14,12 @@ export class PrefillSpeed {
 
   observe(tokens: number, milliseconds: number, nowMs: number): void {
     if (!(tokens > 0 && milliseconds >= 0)) return;
-    const limitMs = this.#estimate.count < 4 ? Infinity : MAX_OUTLIER * this.#estimate.expectedMs(tokens);
+    const limitMs = this.#estimate.count < 4 ? Infinity : MAX_OUTLIER * this.#estimate.proportionalMs(tokens);
     this.#estimate.sample(tokens, Math.min(milliseconds, limitMs), nowMs);
   }
 
   /** Attention's quadratic part is not modelled: its price is underestimated for long prompts, which errs towards recomputing. */
   computeMs(tokens: number): number {
-    return tokens <= 0 ? 0 : this.#estimate.expectedMs(tokens);
+    return tokens <= 0 ? 0 : this.#estimate.proportionalMs(tokens);
   }
 }

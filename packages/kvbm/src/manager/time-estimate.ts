@@ -48,17 +48,25 @@ export class TimeEstimate {
     this.#xy = KEPT * this.#xy + amount * milliseconds;
   }
 
-  /** Only after a sample. */
+  /** Only after a sample. Rather too long than too short. */
   expectedMs(amount: number): number {
+    return this.#line(amount) ?? (this.#y / this.#weight) * Math.max(1, (amount * this.#weight) / this.#x);
+  }
+
+  /** Only after a sample. In proportion while nothing better is known: for what must not be overestimated for small amounts. */
+  proportionalMs(amount: number): number {
+    return this.#line(amount) ?? (this.#y / this.#x) * amount;
+  }
+
+  /** Undefined: the samples do not tell latency from speed. */
+  #line(amount: number): number | undefined {
     const meanX = this.#x / this.#weight;
     const meanY = this.#y / this.#weight;
     const variance = this.#xx / this.#weight - meanX * meanX;
-    if (variance > MIN_SPREAD * meanX * meanX) {
-      const slope = (this.#xy / this.#weight - meanX * meanY) / variance;
-      const latency = meanY - slope * meanX;
-      if (slope > 0 && latency >= 0) return latency + slope * amount;
-      if (slope > 0) return (meanY / meanX) * amount;
-    }
-    return meanY * Math.max(1, amount / meanX);
+    if (variance <= MIN_SPREAD * meanX * meanX) return undefined;
+    const slope = (this.#xy / this.#weight - meanX * meanY) / variance;
+    const latency = meanY - slope * meanX;
+    if (slope <= 0) return undefined;
+    return latency >= 0 ? latency + slope * amount : (meanY / meanX) * amount;
   }
 }

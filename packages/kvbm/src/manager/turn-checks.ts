@@ -28,18 +28,12 @@ export class TurnChecks {
   #left: number;
   #isDeferred = false;
   #isRunning = false;
-  #blocks = 0;
 
   constructor(clock: Clock, checksums: BlockChecksums, blockBytes: number, turnBytes = 1 << 20) {
     this.#clock = clock;
     this.#checksums = checksums;
     this.#turnBlocks = Math.max(1, Math.floor(turnBytes / blockBytes));
     this.#left = this.#turnBlocks;
-  }
-
-  /** Blocks looked at since creation. */
-  get blocks(): number {
-    return this.#blocks;
   }
 
   /** Writes the checksums of `blocks`, whose sequence hashes are `hashes`, to `out`. The blocks stay pinned by the caller, the columns untouched, until `done`. */
@@ -70,7 +64,6 @@ export class TurnChecks {
     this.#checksums.checksums(memory, blocks.subarray(row), count, hashes.subarray(2 * row), out.subarray(2 * row));
     task.row += count;
     this.#left -= count;
-    this.#blocks += count;
     if (this.#isDeferred) return;
     this.#isDeferred = true;
     this.#clock.defer(() => {
@@ -79,11 +72,4 @@ export class TurnChecks {
       this.#run();
     });
   }
-}
-
-/** Leading rows whose checksums agree. */
-export function agreeing(found: Int32Array, expected: Int32Array, count: number): number {
-  let row = 0;
-  while (row < count && found[2 * row] === expected[2 * row] && found[2 * row + 1] === expected[2 * row + 1]) row++;
-  return row;
 }

@@ -1,3 +1,3 @@
-export { libc, libcMissing } from './libc.ts';
+export { Flock, libc, libcMissing } from './libc.ts';
 export type { Libc } from './libc.ts';
 export { Mapping, mapPeerMemory } from './mapping.ts';

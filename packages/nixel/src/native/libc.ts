@@ -9,6 +9,10 @@ export interface Libc {
   memfdCreate(name: string, flags: number): number;
   ftruncate(fd: number, length: number): number;
   fcntl(fd: number, command: number, value: number): number;
+  /** Advisory lock of an open file (`Flock`), given back by the kernel with its last descriptor; -1 with errno. */
+  flock(fd: number, operation: number): number;
+  /** Reserves a file's blocks and makes it longer if need be (mode 0); -1 with errno, `EOPNOTSUPP` where the file system cannot. */
+  fallocate(fd: number, mode: number, offset: number, length: number): number;
   /** Copies within this process; never fails, faults on a wrong address. */
   memcpy(target: number, source: number, length: number): number;
   /** Tables of (address, length) pairs, at most 1,024. Bytes moved (may be short), -1 with errno. */
@@ -34,6 +38,7 @@ export const Protection = { None: 0, Read: 1, ReadWrite: 3 } as const;
 export const MapFlag = { Shared: 0x01, Private: 0x02, Fixed: 0x10, Anonymous: 0x20, NoReserve: 0x4000 } as const;
 export const MADV_HUGEPAGE = 14;
 export const MemfdFlag = { CloseOnExec: 1, AllowSealing: 2 } as const;
+export const Flock = { Exclusive: 2, NoWait: 4, Unlock: 8 } as const;
 export const Fcntl = { AddSeals: 1033, GetSeals: 1034 } as const;
 export const Seal = { Seal: 1, Shrink: 2, Grow: 4, FutureWrite: 16 } as const;
 /** Most (address, length) pairs of one vector call. */
@@ -41,7 +46,7 @@ export const MAX_VECTORS = 1024;
 
 const SYSCALL_PIDFD_SEND_SIGNAL = 424;
 const SYSCALL_PIDFD_OPEN = 434;
-const NAMES: Readonly<Record<number, string>> = { 1: 'EPERM', 2: 'ENOENT', 3: 'ESRCH', 9: 'EBADF', 12: 'ENOMEM', 13: 'EACCES', 14: 'EFAULT', 16: 'EBUSY', 22: 'EINVAL', 24: 'EMFILE', 38: 'ENOSYS' };
+const NAMES: Readonly<Record<number, string>> = { 1: 'EPERM', 2: 'ENOENT', 3: 'ESRCH', 5: 'EIO', 9: 'EBADF', 11: 'EAGAIN', 12: 'ENOMEM', 13: 'EACCES', 14: 'EFAULT', 16: 'EBUSY', 22: 'EINVAL', 24: 'EMFILE', 27: 'EFBIG', 28: 'ENOSPC', 30: 'EROFS', 38: 'ENOSYS', 95: 'EOPNOTSUPP', 122: 'EDQUOT' };
 
 let bound: Libc | undefined;
 
@@ -85,6 +90,8 @@ function bind(koffi: Koffi): Libc {
       const call = library.func('int fcntl(int fd, int command, ...)') as unknown as (fd: number, command: number, type: string, value: number) => number;
       return (fd: number, command: number, value: number): number => call(fd, command, 'int', value);
     })(),
+    flock: library.func('int flock(int fd, int operation)'),
+    fallocate: library.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)'),
     memcpy: library.func('uintptr_t memcpy(uintptr_t target, uintptr_t source, size_t length)'),
     processVmReadv: library.func(`int64_t process_vm_readv(${vector})`) as unknown as VectorCopy,
     processVmWritev: library.func(`int64_t process_vm_writev(${vector})`) as unknown as VectorCopy,
