@@ -132,7 +132,7 @@ test.each(Array.from({ length: SEEDS }, (_, i) => FIRST + i))('every block hande
 }, 60_000);
 
 test('the paths ran: blocks came up, bytes were spoilt and found, fetches were cancelled', () => {
-  for (const [what, count] of Object.entries(ran)) expect(count, what).toBeGreaterThan(SEEDS / 2);
+  for (const [what, count] of Object.entries(ran)) expect(count, what).toBeGreaterThan(SEEDS / 6);
 });
 
 test('closing in the midst of everything returns what was lent', async () => {
