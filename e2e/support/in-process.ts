@@ -3,7 +3,7 @@ import { boot } from '@armature/core';
 import type { App, BootOptions, Overrides } from '@armature/core';
 import { builtins } from '@armature/cli';
 import { FinishCode } from '@armature/contracts';
-import type { Clock, InferenceEnd, InferenceRequest, ModelDirectory, ModelHandle, SamplingParams, StopParams } from '@armature/contracts';
+import type { Clock, InferenceEnd, InferenceRequest, ModelDirectory, ModelHandle, PluginDescriptor, SamplingParams, StopParams } from '@armature/contracts';
 import { deployment } from '@armature/serving';
 import { root } from './process.ts';
 
@@ -13,6 +13,8 @@ export interface StartOptions {
   readonly clock?: Clock;
   readonly seed?: number;
   readonly overrides?: Overrides;
+  /** Beside the built-in ones. */
+  readonly plugins?: readonly PluginDescriptor[];
 }
 
 /** Boots a deployment in this process with the production code. Frontend and admin are left out unless the text has them. */
@@ -21,7 +23,7 @@ export async function start(yaml: string, options: StartOptions = {}): Promise<A
     configText: yaml,
     baseDir: root,
     root: deployment as BootOptions['root'],
-    builtins: await builtins(),
+    builtins: [...(await builtins()), ...(options.plugins ?? [])],
     env: { ARMATURE_LOG_LEVEL: 'error', ...process.env },
     processMetrics: false,
     random: options.seed ?? 1,

@@ -6,11 +6,15 @@ import { createEngine } from './testing/engines.ts';
 // The real engine in real time: its thread, its kernels, the demo model.
 const { abilities } = await createEngine();
 
-engineBackendContract({
-  runner: { describe, it },
-  abilities,
-  create: () => createEngine({ totalBlocks: 64 }), // few enough that blocks are evicted
-  elapse: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
-  hash: (tokenIds, blockSize, cacheSalt) => sequenceHashes(tokenIds, tokenIds.length, blockSize, saltHash({ cacheSalt })),
-  seed: 5,
-});
+for (const tensorParallel of [1, 2, 4]) {
+  describe(`tensorParallel ${tensorParallel}`, () => {
+    engineBackendContract({
+      runner: { describe, it },
+      abilities,
+      create: () => createEngine({ totalBlocks: 64, tensorParallel }), // few enough that blocks are evicted
+      elapse: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+      hash: (tokenIds, blockSize, cacheSalt) => sequenceHashes(tokenIds, tokenIds.length, blockSize, saltHash({ cacheSalt })),
+      seed: 5,
+    });
+  });
+}

@@ -96,7 +96,7 @@ describe('forward pass equals the plain model bit for bit', () => {
     runner.step([{ tokens: tokens.slice(0, 19), context: 0, blocks: [4, 9], samples: false }]);
     const clean = run();
     const { plan, memory } = runner.model;
-    new Uint32Array(memory.buffer, plan.arena + 4 * plan.bytesPerBlock, plan.bytesPerBlock / 4)[5]! ^= 1 << 20;
+    new Uint32Array(memory.buffer, plan.arena + 4 * plan.rankBlockBytes, plan.rankBlockBytes / 4)[5]! ^= 1 << 20;
     expect(run()).not.toBe(clean);
   });
 });

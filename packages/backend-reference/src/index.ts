@@ -4,7 +4,8 @@ export { Checkpoint } from './checkpoint/checkpoint.ts';
 export type { ModelShape } from './checkpoint/shape.ts';
 export { referenceSchema } from './plugin.ts';
 export type { ReferenceConfig } from './plugin.ts';
-export { ReferenceRunner, layoutFingerprint } from './reference-runner.ts';
+export { layoutFingerprint } from './arena.ts';
+export { ReferenceRunner } from './reference-runner.ts';
 export type { ReferenceRunnerOptions } from './reference-runner.ts';
 export { reference };
 

@@ -42,16 +42,22 @@ export function createMemory(pages: number): SharedMemory {
   return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
 }
 
-export function instantiateKernels(memory: SharedMemory): Kernels {
-  const module = new WebAssembly.Module(Buffer.from(wasmBase64, 'base64'));
+function compile(): object {
+  return new WebAssembly.Module(Buffer.from(wasmBase64, 'base64'));
+}
+
+export function instantiateKernels(memory: SharedMemory, module: object = compile()): Kernels {
   return new WebAssembly.Instance(module, { env: { memory } }).exports as Kernels;
 }
 
-/** Kernels over `memory`, told the model's shape. */
-export function kernelsFor(plan: MemoryPlan, memory: SharedMemory): Kernels {
-  const kernels = instantiateKernels(memory);
-  const { shape, limits } = plan;
+/** Kernels over `memory`, one instance per rank, told the rank's heads and arena. */
+export function kernelsFor(plan: MemoryPlan, memory: SharedMemory): readonly Kernels[] {
+  const module = compile();
+  const { shape, limits, rankBlockBytes } = plan;
   const scale = Math.fround(1 / Math.sqrt(shape.headDim));
-  kernels.configure(shape.heads, shape.kvHeads, shape.headDim, limits.blockSize, plan.arena, plan.bytesPerBlock, scale);
-  return kernels;
+  return plan.ranks.map(({ heads, kvHeads, arena }) => {
+    const kernels = instantiateKernels(memory, module);
+    kernels.configure(heads, kvHeads, shape.headDim, limits.blockSize, arena, rankBlockBytes, scale);
+    return kernels;
+  });
 }

@@ -9,6 +9,7 @@ import { loadWeights } from './weights.ts';
 export class LoadedModel {
   readonly plan: MemoryPlan;
   readonly memory: SharedMemory;
+  /** Of rank 0: what needs no heads is the same in all. */
   readonly kernels: Kernels;
   readonly forward: ForwardPass;
   readonly fingerprint: string;
@@ -17,7 +18,8 @@ export class LoadedModel {
     this.plan = plan;
     this.memory = memory;
     this.fingerprint = loadWeights(Checkpoint.open(folder), plan, memory.buffer);
-    this.kernels = kernelsFor(plan, memory);
-    this.forward = new ForwardPass(plan, this.kernels, memory);
+    const kernels = kernelsFor(plan, memory);
+    this.kernels = kernels[0]!;
+    this.forward = new ForwardPass(plan, kernels, memory);
   }
 }

@@ -1,5 +1,7 @@
 import { ArmatureError } from '@armature/contracts';
 import type { ModelShape } from './checkpoint/shape.ts';
+import { rankBlockBytes, splitHeads } from './ranks.ts';
+import type { RankHeads } from './ranks.ts';
 
 /** Limits chosen by the operator; all checked. */
 export interface RunnerLimits {
@@ -8,13 +10,22 @@ export interface RunnerLimits {
   readonly maxSequences: number;
   readonly maxBatchedTokens: number;
   readonly maxModelTokens: number;
+  /** Ranks that the heads and the KV arena are split over. */
+  readonly tensorParallel: number;
+}
+
+/** One rank: its heads, and where its part of the KV arena begins. */
+export interface RankPlan extends RankHeads {
+  readonly arena: number;
 }
 
 /** Byte addresses of one layer's weights; matrices in matmul panels. 0 = none. */
 export interface LayerPlan {
   readonly attentionNorm: number;
-  readonly qkv: number;
-  readonly qkvBias: number;
+  /** Per rank. */
+  readonly qkv: readonly number[];
+  /** Per rank; empty = none. */
+  readonly qkvBias: readonly number[];
   readonly output: number;
   readonly outputBias: number;
   readonly mlpNorm: number;
@@ -36,6 +47,7 @@ export interface ColumnPlan {
   readonly blocks: number;
   readonly tokenIds: number;
   readonly rowPositions: number;
+  /** Rank after rank, maxBatchedTokens each. */
   readonly rowBlocks: number;
   readonly resultTokenIds: number;
   readonly resultLogprobs: number;
@@ -43,11 +55,12 @@ export interface ColumnPlan {
   readonly resultTopLogprobs: number;
 }
 
-/** Intermediate values. `tile*` hold TILE_ROWS rows, `sampled*` hold maxSequences rows. */
+/** Intermediate values, of all heads unless said. `tile*` hold TILE_ROWS rows, `sampled*` hold maxSequences rows. */
 export interface ScratchPlan {
   readonly residual: number;
   readonly queries: number;
   readonly tileNormed: number;
+  /** Of one rank. */
   readonly tileQkv: number;
   readonly tileGateUp: number;
   readonly sampledResidual: number;
@@ -70,8 +83,11 @@ export interface MemoryPlan {
   readonly ropeTable: number;
   readonly scratch: ScratchPlan;
   readonly columns: ColumnPlan;
+  /** The ranks' parts one after the other; `ranks[0].arena`. */
   readonly arena: number;
-  readonly bytesPerBlock: number;
+  readonly ranks: readonly RankPlan[];
+  /** Of one rank's part of a block. */
+  readonly rankBlockBytes: number;
   readonly maxBlocksPerSequence: number;
   /** Floats per row of logits: the vocabulary rounded up to a panel. */
   readonly paddedVocab: number;
@@ -87,9 +103,18 @@ const PAGE_BYTES = 65536;
 const MAX_PAGES = 65536;
 const FIRST_BYTE = PAGE_BYTES; // the first page is the compiler's
 
-/** Bytes of one KV block: keys and values of all layers, f32, contiguous. */
-export function bytesPerBlock(shape: ModelShape, blockSize: number): number {
-  return shape.layers * 2 * shape.kvHeads * shape.headDim * blockSize * 4;
+/** Bytes of one KV block: the parts of all ranks. */
+export function bytesPerBlock(shape: ModelShape, blockSize: number, tensorParallel: number): number {
+  return tensorParallel * rankBlockBytes(shape, splitHeads(shape, tensorParallel)[0]!, blockSize);
+}
+
+/** Outputs of a rank's query, key and value projections. */
+export function qkvWidth(shape: ModelShape, { heads, kvHeads }: RankHeads): number {
+  return (heads + 2 * kvHeads) * shape.headDim;
+}
+
+function padded(outs: number): number {
+  return Math.ceil(outs / PANEL) * PANEL;
 }
 
 class Layout {
@@ -108,7 +133,7 @@ class Layout {
 
   /** Address of a matrix in panels. */
   panels(outs: number, k: number): number {
-    return this.words(Math.ceil(outs / PANEL) * PANEL * k);
+    return this.words(padded(outs) * k);
   }
 
   get end(): number {
@@ -116,13 +141,12 @@ class Layout {
   }
 }
 
-function planLayer(layout: Layout, shape: ModelShape): LayerPlan {
+function planLayer(layout: Layout, shape: ModelShape, split: readonly RankHeads[]): LayerPlan {
   const { hiddenSize, intermediateSize, headDim } = shape;
-  const qkv = (shape.heads + 2 * shape.kvHeads) * headDim;
   return {
     attentionNorm: layout.words(hiddenSize),
-    qkv: layout.panels(qkv, hiddenSize),
-    qkvBias: shape.qkvBias ? layout.words(qkv) : 0,
+    qkv: split.map((heads) => layout.panels(qkvWidth(shape, heads), hiddenSize)),
+    qkvBias: shape.qkvBias ? split.map((heads) => layout.words(qkvWidth(shape, heads))) : [],
     output: layout.panels(hiddenSize, shape.heads * headDim),
     outputBias: shape.outputBias ? layout.words(hiddenSize) : 0,
     mlpNorm: layout.words(hiddenSize),
@@ -131,15 +155,16 @@ function planLayer(layout: Layout, shape: ModelShape): LayerPlan {
   };
 }
 
-function planScratch(layout: Layout, shape: ModelShape, limits: RunnerLimits, paddedVocab: number): ScratchPlan {
+function planScratch(layout: Layout, shape: ModelShape, limits: RunnerLimits, rank: RankHeads): ScratchPlan {
   const { hiddenSize, headDim } = shape;
   const q = shape.heads * headDim;
+  const paddedVocab = padded(shape.vocabSize);
   const tile = Math.max(TILE_ROWS, limits.maxSequences);
   return {
     residual: layout.words(limits.maxBatchedTokens * hiddenSize),
     queries: layout.words(limits.maxBatchedTokens * q),
     tileNormed: layout.words(tile * hiddenSize),
-    tileQkv: layout.words(TILE_ROWS * (q + 2 * shape.kvHeads * headDim)),
+    tileQkv: layout.words(TILE_ROWS * qkvWidth(shape, rank)),
     tileGateUp: layout.words(TILE_ROWS * 2 * shape.intermediateSize),
     sampledResidual: layout.words(limits.maxSequences * hiddenSize),
     sampledQueries: layout.words(limits.maxSequences * q),
@@ -163,7 +188,7 @@ function planColumns(layout: Layout, limits: RunnerLimits, maxBlocksPerSequence:
     blocks: layout.words(sequences * maxBlocksPerSequence),
     tokenIds: layout.words(limits.maxBatchedTokens),
     rowPositions: layout.words(limits.maxBatchedTokens),
-    rowBlocks: layout.words(limits.maxBatchedTokens),
+    rowBlocks: layout.words(limits.tensorParallel * limits.maxBatchedTokens),
     resultTokenIds: layout.words(sequences),
     resultLogprobs: layout.words(sequences),
     resultTopTokenIds: layout.words(sequences * MAX_TOP_LOGPROBS),
@@ -190,18 +215,20 @@ function checkLimits(shape: ModelShape, limits: RunnerLimits): void {
 /** Lays out weights, rotary table, scratch, step columns and, last, the KV arena. Refused above 4 GiB, what a 32-bit memory can hold. */
 export function planMemory(shape: ModelShape, limits: RunnerLimits): MemoryPlan {
   checkLimits(shape, limits);
+  const split = splitHeads(shape, limits.tensorParallel);
   const layout = new Layout(FIRST_BYTE);
-  const paddedVocab = Math.ceil(shape.vocabSize / PANEL) * PANEL;
   const maxBlocksPerSequence = Math.ceil(limits.maxModelTokens / limits.blockSize);
   const embedding = shape.tiedEmbeddings ? layout.panels(shape.vocabSize, shape.hiddenSize) : layout.words(shape.vocabSize * shape.hiddenSize);
   const head = shape.tiedEmbeddings ? embedding : layout.panels(shape.vocabSize, shape.hiddenSize);
   const finalNorm = layout.words(shape.hiddenSize);
-  const layers = Array.from({ length: shape.layers }, () => planLayer(layout, shape));
+  const layers = Array.from({ length: shape.layers }, () => planLayer(layout, shape, split));
   const ropeTable = layout.words(limits.maxModelTokens * shape.headDim);
-  const scratch = planScratch(layout, shape, limits, paddedVocab);
+  const scratch = planScratch(layout, shape, limits, split[0]!);
   const columns = planColumns(layout, limits, maxBlocksPerSequence);
-  const blockBytes = bytesPerBlock(shape, limits.blockSize);
-  const arena = layout.words((limits.totalBlocks * blockBytes) / 4, PAGE_BYTES);
+  const blockBytes = rankBlockBytes(shape, split[0]!, limits.blockSize);
+  const rankBytes = limits.totalBlocks * blockBytes;
+  const arena = layout.words((split.length * rankBytes) / 4, PAGE_BYTES);
+  const ranks = split.map((heads, rank) => ({ ...heads, arena: arena + rank * rankBytes }));
   const pages = Math.ceil(layout.end / PAGE_BYTES);
   if (pages > MAX_PAGES) {
     throw new ArmatureError('ENGINE_MEMORY_LIMIT', `the model and its KV cache need ${Math.ceil(layout.end / 2 ** 20)} MiB, the reference engine has 4096 MiB (${Math.ceil(arena / 2 ** 20)} MiB of it before the KV cache)`, {
@@ -209,5 +236,5 @@ export function planMemory(shape: ModelShape, limits: RunnerLimits): MemoryPlan 
       details: { neededBytes: layout.end, limitBytes: MAX_PAGES * PAGE_BYTES },
     });
   }
-  return { shape, limits, embedding, head, finalNorm, layers, ropeTable, scratch, columns, arena, bytesPerBlock: blockBytes, maxBlocksPerSequence, paddedVocab, pages };
+  return { shape, limits, embedding, head, finalNorm, layers, ropeTable, scratch, columns, arena, ranks, rankBlockBytes: blockBytes, maxBlocksPerSequence, paddedVocab: padded(shape.vocabSize), pages };
 }

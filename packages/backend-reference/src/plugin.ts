@@ -9,6 +9,7 @@ export interface ReferenceConfig {
   readonly maxSequences: number;
   readonly maxBatchedTokens: number;
   readonly maxModelTokens: number;
+  readonly tensorParallel: number;
   readonly maxWaiting: number;
   readonly startTimeoutMs: number;
   readonly stepTimeoutMs: number;
@@ -24,6 +25,12 @@ export const referenceSchema = {
     maxSequences: { type: 'integer', minimum: 1, maximum: 1024, description: 'Sequences in one step.', default: 32 },
     maxBatchedTokens: { type: 'integer', minimum: 16, description: 'Tokens in one step; longer prompts are computed in chunks.', default: 512 },
     maxModelTokens: { type: 'integer', minimum: 0, description: 'Longest prompt plus output; 0 = what the model was made for.', default: 0 },
+    tensorParallel: {
+      type: 'integer',
+      enum: [1, 2, 4],
+      description: 'Ranks that attention heads and the KV cache are split over. Same results for each; pools of different tensorParallel exchange KV, converted on the way.',
+      default: 1,
+    },
     maxWaiting: { type: 'integer', minimum: 1, description: 'Requests that may wait; more are refused with ENGINE_OVERLOADED.', default: 1024 },
     startTimeoutMs: { type: 'integer', minimum: 1, description: 'Milliseconds until the model must be loaded.', default: 120_000 },
     stepTimeoutMs: { type: 'integer', minimum: 1, description: 'Milliseconds after which a step counts as hung and the engine fails.', default: 60_000 },
@@ -44,6 +51,7 @@ function createRunner(config: ReferenceConfig, context: PluginContext): Referenc
     maxSequences: config.maxSequences,
     maxBatchedTokens: config.maxBatchedTokens,
     ...(config.maxModelTokens > 0 ? { maxModelTokens: config.maxModelTokens } : {}),
+    tensorParallel: config.tensorParallel,
     startTimeoutMs: config.startTimeoutMs,
     stepTimeoutMs: config.stepTimeoutMs,
     closeTimeoutMs: config.closeTimeoutMs,

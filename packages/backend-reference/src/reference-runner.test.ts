@@ -111,6 +111,7 @@ describe('ReferenceRunner', () => {
     const runner = runnerFor(writeCheckpoint());
     await runner.start();
     const arena = runner.arena();
+    expect((arena.segments[0]!.wasm as { buffer?: unknown }).buffer).toBe(arena.segments[0]!.buffer); // checksums are computed in place
     expect(arena.segments[0]!.lengthBytes).toBe(64 * BLOCK_BYTES);
     expect(arena).toMatchObject({ pieces: 1, pieceBytes: BLOCK_BYTES, blockStrideBytes: BLOCK_BYTES });
     runner.openSequence(setup(0, { topLogprobs: 0 }));

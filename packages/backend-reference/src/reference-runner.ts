@@ -1,7 +1,7 @@
-import { createHash } from 'node:crypto';
 import { Worker } from 'node:worker_threads';
 import { ArmatureError } from '@armature/contracts';
 import type { Clock, ErrorData, KvArena, Timer } from '@armature/contracts';
+import { arenaOf } from './arena.ts';
 import { Checkpoint } from './checkpoint/checkpoint.ts';
 import { createMemory } from './kernels.ts';
 import type { SharedMemory } from './kernels.ts';
@@ -13,9 +13,6 @@ import { STEP } from './thread-protocol.ts';
 import type { FromThread, ThreadData, ToThread } from './thread-protocol.ts';
 import type { ModelRunner, ModelRunnerInfo, SamplingSetup, StepBatch, StepResult } from '@armature/engine-core';
 
-/** Version of the bytes of a KV block; changed whenever they mean something else. */
-const LAYOUT_VERSION = 1;
-
 export interface ReferenceRunnerOptions {
   /** Absolute model folder. */
   readonly folder: string;
@@ -26,6 +23,8 @@ export interface ReferenceRunnerOptions {
   readonly kvCacheBytes?: number;
   readonly maxSequences: number;
   readonly maxBatchedTokens: number;
+  /** Ranks that heads and KV arena are split over: 1 (default), 2 or 4. */
+  readonly tensorParallel?: number;
   /** Default: what the model was made for. */
   readonly maxModelTokens?: number;
   /** Loading must end by then. */
@@ -40,7 +39,8 @@ type StepDone = Parameters<ModelRunner['step']>[1];
 
 function planFor(options: ReferenceRunnerOptions): MemoryPlan {
   const { shape } = Checkpoint.open(options.folder);
-  const blocks = options.totalBlocks ?? Math.floor((options.kvCacheBytes ?? 0) / bytesPerBlock(shape, options.blockSize));
+  const tensorParallel = options.tensorParallel ?? 1;
+  const blocks = options.totalBlocks ?? Math.floor((options.kvCacheBytes ?? 0) / bytesPerBlock(shape, options.blockSize, tensorParallel));
   const maxModelTokens = options.maxModelTokens ?? shape.maxTokens;
   const plan = planMemory(shape, {
     blockSize: options.blockSize,
@@ -48,6 +48,7 @@ function planFor(options: ReferenceRunnerOptions): MemoryPlan {
     maxSequences: options.maxSequences,
     maxBatchedTokens: options.maxBatchedTokens,
     maxModelTokens,
+    tensorParallel,
   });
   return plan;
 }
@@ -151,16 +152,8 @@ export class ReferenceRunner implements ModelRunner {
   }
 
   arena(): KvArena {
-    const { arena, bytesPerBlock: blockBytes, limits } = this.#plan;
     if (this.#memory === undefined) throw notStarted();
-    return {
-      segments: [{ buffer: this.#memory.buffer, byteOffset: arena, lengthBytes: limits.totalBlocks * blockBytes }],
-      blockStrideBytes: blockBytes,
-      pieces: 1,
-      pieceBytes: blockBytes,
-      pieceStrideBytes: blockBytes,
-      layoutFingerprint: layoutFingerprint(this.#plan, this.info.modelFingerprint),
-    };
+    return arenaOf(this.#plan, this.#memory, this.info.modelFingerprint);
   }
 
   /** Ends the thread after the step it computes, by force at the deadline. Idempotent. */
@@ -230,11 +223,4 @@ const EMPTY = new Int32Array(0);
 
 function notStarted(): ArmatureError {
   return new ArmatureError('ENGINE_NOT_STARTED', 'the model runner was not started', { hint: 'await start() first' });
-}
-
-/** Equal for runners whose blocks may be copied byte for byte. */
-export function layoutFingerprint(plan: MemoryPlan, modelFingerprint: string): string {
-  const { layers, kvHeads, headDim } = plan.shape;
-  const text = JSON.stringify({ version: LAYOUT_VERSION, dtype: 'f32', layers, kvHeads, headDim, blockSize: plan.limits.blockSize, modelFingerprint });
-  return createHash('sha256').update(text).digest('hex').slice(0, 32);
 }

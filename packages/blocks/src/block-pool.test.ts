@@ -67,6 +67,25 @@ describe('life of a block', () => {
     expect(pool.allocate()).toBe(blocks[1]);
   });
 
+  it('a held block is neither evicted nor used: when its hold ends it goes as if it had never had one', () => {
+    const evicted: number[] = [];
+    const pool = new BlockPool(3, (lo) => void evicted.push(lo));
+    const hashes = chain(1, 3);
+    const [root, , leaf] = store(pool, hashes);
+    pool.hold(leaf);
+    pool.hold(leaf);
+    expect([pool.freeBlocks, pool.usedBlocks, [...pool.oldestInactive(9)]]).toEqual([2, 1, [1003, 1004, 1001, 1002, 1001, 1002, 0, 0]]);
+    pool.release(pool.allocate());
+    pool.unhold(leaf);
+    pool.acquire(leaf); // used by somebody else while held: that does count
+    pool.unhold(leaf);
+    expect(pool.freeBlocks).toBe(2);
+    pool.release(leaf);
+    expect([...pool.oldestInactive(2)]).toEqual([1001, 1002, 0, 0, 1005, 1006, 1003, 1004]);
+    expect([pool.find(1001, 1002), evicted]).toEqual([root, [hashes[2]]]);
+    expect(() => pool.unhold(leaf)).toThrow('more often');
+  });
+
   it('clearInactive forgets what nobody uses', () => {
     const pool = new BlockPool(6);
     const [root] = store(pool, chain(1, 3));
@@ -97,10 +116,11 @@ for (const seed of [1, 2, 3, 4, 5, 6]) {
     const pool = new BlockPool(total, (lo, hi) => void evicted.push(`${lo},${hi}`));
     const naive = new NaivePool(total);
     const held: number[] = [];
-    const count = { allocate: 0, full: 0, acquire: 0, release: 0, register: 0, duplicate: 0, invalidate: 0 };
+    const count = { allocate: 0, full: 0, acquire: 0, release: 0, register: 0, duplicate: 0, invalidate: 0, hold: 0, unhold: 0, oldest: 0, clear: 0 };
+    const holds: number[] = [];
     for (let step = 0; step < 4000; step++) {
       const block = held.length > 0 ? held[next(held.length)] : -1;
-      switch (next(7)) {
+      switch (next(10)) {
         case 0:
         case 1: {
           const allocated = pool.allocate();
@@ -139,6 +159,34 @@ for (const seed of [1, 2, 3, 4, 5, 6]) {
           count[isNew ? 'register' : 'duplicate']++;
           break;
         }
+        case 6: {
+          const target = next(total);
+          pool.hold(target);
+          naive.holds[target]++;
+          holds.push(target);
+          count.hold++;
+          break;
+        }
+        case 7: {
+          const target = holds.splice(next(Math.max(1, holds.length)), 1)[0];
+          if (target === undefined) break;
+          pool.unhold(target);
+          naive.holds[target]--;
+          count.unhold++;
+          break;
+        }
+        case 8: {
+          const limit = next(6);
+          const rows = pool.oldestInactive(limit);
+          const said = Array.from({ length: rows.length / 4 }, (_, i) => `${rows[4 * i]},${rows[4 * i + 1]} after ${rows[4 * i + 2]},${rows[4 * i + 3]}`);
+          expect(said).toEqual(naive.oldestInactive(limit));
+          count.oldest += said.length;
+          if (next(60) > 0) break;
+          pool.clearInactive();
+          naive.clearInactive();
+          count.clear++;
+          break;
+        }
         default: {
           if (next(20) > 0) break;
           const victim = next(total);
@@ -147,8 +195,8 @@ for (const seed of [1, 2, 3, 4, 5, 6]) {
           count.invalidate++;
         }
       }
-      expect(pool.freeBlocks).toBe(naive.queue.length);
-      expect(pool.usedBlocks).toBe(new Set(held).size);
+      expect(pool.freeBlocks).toBe(naive.available.length);
+      expect(pool.usedBlocks).toBe(new Set([...held, ...holds]).size);
       expect(pool.registeredBlocks).toBe(naive.hash.filter((hash) => hash !== undefined).length);
     }
     expect(evicted).toEqual(naive.evicted);

@@ -14,12 +14,14 @@ export type EvictionListener = (lo: number, hi: number, block: number) => void;
  *
  * A block is in use while its reference count is > 0. Without references a registered block is *inactive*: still matchable, first in
  * line to be evicted, least recently used first. Release a sequence's blocks last block first, so that leaves go before their parents.
+ * A *hold* keeps a block from being allocated without counting as use: it stays where it is in that line.
  * Hashes are two int32 words. One physical block per hash is registered; a second copy stays private to its owner.
  * Everything lives in typed arrays; no operation allocates except growth of the hash table.
  */
 export class BlockPool {
   readonly totalBlocks: number;
   readonly #refs: Int32Array;
+  readonly #holds: Int32Array;
   readonly #hashes: Int32Array;
   readonly #parents: Int32Array;
   readonly #isRegistered: Uint8Array;
@@ -27,15 +29,18 @@ export class BlockPool {
   readonly #previous: Int32Array;
   readonly #byHash: U64Map;
   readonly #onEvicted: EvictionListener;
-  /** Unreferenced blocks, next victim first: free ones, then inactive ones by age. */
+  /** Unreferenced blocks, next victim first: free ones, then inactive ones by age, the first of which is `oldest`. */
   #head: number;
   #tail: number;
-  #unreferenced: number;
+  #oldest: number;
+  /** Unreferenced blocks without a hold. */
+  #available: number;
   #evictions: number;
 
   constructor(totalBlocks: number, onEvicted: EvictionListener = () => undefined) {
     this.totalBlocks = totalBlocks;
     this.#refs = new Int32Array(totalBlocks);
+    this.#holds = new Int32Array(totalBlocks);
     this.#hashes = new Int32Array(totalBlocks * 2);
     this.#parents = new Int32Array(totalBlocks * 2);
     this.#isRegistered = new Uint8Array(totalBlocks);
@@ -45,18 +50,19 @@ export class BlockPool {
     this.#onEvicted = onEvicted;
     this.#head = NONE;
     this.#tail = NONE;
-    this.#unreferenced = 0;
+    this.#oldest = NONE;
+    this.#available = 0;
     this.#evictions = 0;
     for (let block = 0; block < totalBlocks; block++) this.#pushTail(block);
   }
 
   /** Blocks that `allocate` can give: free and inactive ones. */
   get freeBlocks(): number {
-    return this.#unreferenced;
+    return this.#available;
   }
 
   get usedBlocks(): number {
-    return this.totalBlocks - this.#unreferenced;
+    return this.totalBlocks - this.#available;
   }
 
   /** Blocks whose hash can be matched. */
@@ -74,7 +80,8 @@ export class BlockPool {
 
   /** A mutable block with one reference, evicting the oldest inactive one if need be; -1 when every block is in use. */
   allocate(): number {
-    const block = this.#head;
+    let block = this.#head;
+    while (block !== NONE && this.#holds[block] > 0) block = this.#next[block];
     if (block === NONE) return NONE;
     this.#unlink(block);
     if (this.#isRegistered[block] === 1) {
@@ -96,6 +103,17 @@ export class BlockPool {
     if (--this.#refs[block] > 0) return;
     if (this.#isRegistered[block] === 1) this.#pushTail(block);
     else this.#pushHead(block);
+  }
+
+  /** Keeps a block from being allocated; its place in the order of eviction stays. */
+  hold(block: number): void {
+    if (this.#holds[block]++ === 0 && this.#refs[block] === 0) this.#available--;
+  }
+
+  /** A hold ends. Throws when there was none. */
+  unhold(block: number): void {
+    if (this.#holds[block] === 0) unbalanced(block);
+    if (--this.#holds[block] === 0 && this.#refs[block] === 0) this.#available++;
   }
 
   /** References of a sequence end: last block first. */
@@ -149,6 +167,16 @@ export class BlockPool {
     return this.#byHash.get(lo, hi);
   }
 
+  /** The inactive blocks that would be evicted next, oldest first, without the held ones: lineage of each, four words. Costs what it returns. */
+  oldestInactive(limit: number): Int32Array {
+    const rows: number[] = [];
+    for (let block = this.#oldest; block !== NONE && rows.length < 4 * limit; block = this.#next[block]) {
+      if (this.#holds[block] > 0) continue;
+      rows.push(this.#hashes[2 * block], this.#hashes[2 * block + 1], this.#parents[2 * block], this.#parents[2 * block + 1]);
+    }
+    return Int32Array.from(rows);
+  }
+
   /** Leading blocks of interleaved hash words that are registered, at most `limit`. Takes no reference. */
   match(hashes: Int32Array, limit: number): number {
     const blocks = Math.min(limit, hashes.length >> 1);
@@ -165,6 +193,7 @@ export class BlockPool {
       this.#forget(block);
       cleared++;
     }
+    this.#oldest = NONE;
     return cleared;
   }
 
@@ -182,7 +211,8 @@ export class BlockPool {
     if (this.#tail === NONE) this.#head = block;
     else this.#next[this.#tail] = block;
     this.#tail = block;
-    this.#unreferenced++;
+    if (this.#oldest === NONE && this.#isRegistered[block] === 1) this.#oldest = block;
+    if (this.#holds[block] === 0) this.#available++;
   }
 
   #pushHead(block: number): void {
@@ -191,7 +221,7 @@ export class BlockPool {
     if (this.#head === NONE) this.#tail = block;
     else this.#previous[this.#head] = block;
     this.#head = block;
-    this.#unreferenced++;
+    if (this.#holds[block] === 0) this.#available++;
   }
 
   #unlink(block: number): void {
@@ -201,7 +231,8 @@ export class BlockPool {
     else this.#next[before] = after;
     if (after === NONE) this.#tail = before;
     else this.#previous[after] = before;
-    this.#unreferenced--;
+    if (this.#oldest === block) this.#oldest = after;
+    if (this.#holds[block] === 0) this.#available--;
   }
 }
 

@@ -1,8 +1,12 @@
 import type { Clock, Timer } from '@armature/contracts';
 import type { BlockPool } from './block-pool.ts';
 
+/** How a lease keeps its blocks: `filling` blocks of a request at work, `cached` ones by use, `held` ones without counting as use. */
+type LeaseKind = 'filling' | 'cached' | 'held';
+
 interface Lease {
   readonly blocks: Int32Array;
+  readonly kind: LeaseKind;
   timer: Timer | undefined;
 }
 
@@ -36,9 +40,16 @@ export class LeaseTable {
 
   /** A lease over blocks that are being filled. Takes a reference on each; expires only after `arm`. */
   grant(blocks: Int32Array): number {
-    for (let i = 0; i < blocks.length; i++) this.#pool.acquire(blocks[i]);
-    const id = this.#nextId++;
-    this.#leases.set(id, { blocks, timer: undefined });
+    return this.#add(blocks, 'filling');
+  }
+
+  /**
+   * A lease over registered blocks; its time begins now. Without `isUse` they keep their place in the order of eviction. It is valid as long as the
+   * blocks stay in the prefix cache: one that turned out wrong meanwhile must not be used.
+   */
+  lend(blocks: Int32Array, ttlMs: number, isUse: boolean): number {
+    const id = this.#add(blocks, isUse ? 'cached' : 'held');
+    this.renew(id, ttlMs);
     return id;
   }
 
@@ -60,7 +71,9 @@ export class LeaseTable {
   }
 
   release(id: number): 'valid' | 'expired' {
-    return this.#end(id) ? 'valid' : 'expired';
+    const lease = this.#leases.get(id);
+    const isIntact = lease !== undefined && (lease.kind === 'filling' || lease.blocks.every((block) => this.#pool.isRegistered(block)));
+    return this.#end(id) && isIntact ? 'valid' : 'expired';
   }
 
   /** Ends every lease (the owner closes). */
@@ -68,12 +81,23 @@ export class LeaseTable {
     for (const id of this.#leases.keys()) this.#end(id);
   }
 
+  #add(blocks: Int32Array, kind: LeaseKind): number {
+    for (let i = 0; i < blocks.length; i++) {
+      if (kind === 'held') this.#pool.hold(blocks[i]);
+      else this.#pool.acquire(blocks[i]);
+    }
+    const id = this.#nextId++;
+    this.#leases.set(id, { blocks, kind, timer: undefined });
+    return id;
+  }
+
   #end(id: number): boolean {
     const lease = this.#leases.get(id);
     if (lease === undefined) return false;
     this.#leases.delete(id);
     if (lease.timer !== undefined) this.#clock.clearTimer(lease.timer);
-    this.#pool.releaseAll(lease.blocks, lease.blocks.length);
+    if (lease.kind === 'held') for (const block of lease.blocks) this.#pool.unhold(block);
+    else this.#pool.releaseAll(lease.blocks, lease.blocks.length);
     this.#onFreed();
     return true;
   }

@@ -5,6 +5,7 @@ export class NaivePool {
   readonly parent: (string | undefined)[];
   /** Unreferenced blocks, next victim first. */
   readonly queue: number[];
+  readonly holds: number[];
   readonly evicted: string[] = [];
 
   constructor(total: number) {
@@ -12,11 +13,23 @@ export class NaivePool {
     this.hash = Array.from({ length: total }, () => undefined);
     this.parent = Array.from({ length: total }, () => undefined);
     this.queue = Array.from({ length: total }, (_, i) => i);
+    this.holds = Array.from({ length: total }, () => 0);
+  }
+
+  get available(): number[] {
+    return this.queue.filter((block) => this.holds[block] === 0);
+  }
+  oldestInactive(limit: number): string[] {
+    return this.available.flatMap((block) => (this.hash[block] === undefined ? [] : [`${this.hash[block]} after ${this.parent[block]}`])).slice(0, limit);
+  }
+  clearInactive(): void {
+    for (const block of this.queue) this.forget(block);
   }
 
   allocate(): number {
-    const block = this.queue.shift();
+    const block = this.available[0];
     if (block === undefined) return -1;
+    this.queue.splice(this.queue.indexOf(block), 1);
     this.forget(block);
     this.refs[block] = 1;
     return block;

@@ -10,6 +10,8 @@ export interface Reservation {
   readonly blocks: Int32Array;
   /** Hashes of the complete blocks, interleaved words. */
   readonly hashes: Int32Array;
+  /** Tenant of the prompt. */
+  readonly cacheSalt: string;
   /** Blocks already committed (registered), matched ones included. */
   committed: number;
   /** Out of use: a transfer may still be writing. Its time ran out, or its owner said so. */
@@ -55,7 +57,7 @@ export class ReservationTable {
   }
 
   /** Undefined when there are not enough free blocks now; nothing is held then. */
-  reserve(hashes: Int32Array, blocks: number, ttlMs: number): Reservation | undefined {
+  reserve(hashes: Int32Array, blocks: number, ttlMs: number, cacheSalt = ''): Reservation | undefined {
     const pool = this.#pool;
     const matched = pool.match(hashes, blocks);
     const all = new Int32Array(blocks);
@@ -70,7 +72,7 @@ export class ReservationTable {
     for (let i = matched; i < blocks; i++) all[i] = pool.allocate();
     const id = this.#nextId++;
     const timer = this.#options.clock.setTimer(ttlMs, () => this.#expire(id));
-    this.#reservations.set(id, { id, matchedBlocks: matched, blocks: all, hashes: hashes.slice(), committed: matched, isQuarantined: false, timer });
+    this.#reservations.set(id, { id, matchedBlocks: matched, blocks: all, hashes: hashes.slice(), cacheSalt, committed: matched, isQuarantined: false, timer });
     return this.#reservations.get(id);
   }
 

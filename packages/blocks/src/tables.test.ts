@@ -36,6 +36,40 @@ describe('leases', () => {
   });
 });
 
+describe('leases over registered blocks', () => {
+  const build = () => {
+    const pool = new BlockPool(3);
+    const clock = new ManualClock();
+    const table = new LeaseTable(pool, clock);
+    const [first, second] = [pool.allocate(), pool.allocate()];
+    pool.register(first, 1, 1, 0, 0);
+    pool.register(second, 2, 2, 0, 0);
+    pool.release(first);
+    pool.release(second);
+    return { pool, clock, table, first, second };
+  };
+  const oldest = (pool: BlockPool): number => pool.oldestInactive(1)[0]!;
+
+  it('count as use, or leave the order of eviction as it was', () => {
+    const { pool, table, first } = build();
+    expect(table.release(table.lend(Int32Array.of(first), 100, false))).toBe('valid');
+    expect(oldest(pool)).toBe(1);
+    expect(table.release(table.lend(Int32Array.of(first), 100, true))).toBe('valid');
+    expect([oldest(pool), pool.usedBlocks]).toEqual([2, 0]);
+  });
+
+  it('pin, expire by themselves, and are not valid for a block that turned out wrong', async () => {
+    const { pool, clock, table, first, second } = build();
+    const lease = table.lend(Int32Array.of(first, second), 100, false);
+    expect([pool.allocate() >= 0, pool.allocate()]).toEqual([true, -1]);
+    pool.invalidate(second);
+    expect(table.release(lease)).toBe('expired');
+    table.lend(Int32Array.of(first), 100, true);
+    await clock.elapse(100);
+    expect([table.size, table.expired, pool.freeBlocks, clock.pendingTimers]).toEqual([0, 1, 2, 0]);
+  });
+});
+
 describe('reservations', () => {
   it('hold matched and fresh blocks; all or nothing', () => {
     const pool = new BlockPool(4);

@@ -6,7 +6,7 @@ import { configCheck, configExplain, configSchema } from './commands/config.ts';
 import { explain } from './commands/explain-request.ts';
 import { nixelbench } from './commands/nixelbench/command.ts';
 import type { NixelbenchOptions } from './commands/nixelbench/command.ts';
-import { kvLs, kvStats, kvVerify } from './commands/kv.ts';
+import { kvGc, kvLs, kvStats, kvVerify } from './commands/kv.ts';
 import { hash } from './commands/hash.ts';
 import type { HashCommandOptions } from './commands/hash.ts';
 import { listPlugins } from './commands/plugins.ts';
@@ -101,6 +101,15 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
     .option('--json', 'as JSON', false)
     .action((options: { file?: string; json: boolean }) => listPlugins(options.file, options.json));
 
+  addConfig(program);
+  program
+    .command('version')
+    .description('print versions of armature, Node and the platform')
+    .action(() => void process.stdout.write(`armature ${version}\nnode ${process.versions.node}\nplatform ${process.platform}-${process.arch}\n`));
+  return program;
+}
+
+function addConfig(program: Command): void {
   const config = program.command('config').description('check and explain configuration files');
   config
     .command('check')
@@ -120,12 +129,6 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
     .argument('[key]', 'dotted key')
     .option('-f, --file <file>', 'configuration file')
     .action((key: string | undefined, options: { file?: string }) => configExplain(key, options.file));
-
-  program
-    .command('version')
-    .description('print versions of armature, Node and the platform')
-    .action(() => void process.stdout.write(`armature ${version}\nnode ${process.versions.node}\nplatform ${process.platform}-${process.arch}\n`));
-  return program;
 }
 
 function addRouting(program: Command): void {
@@ -162,14 +165,25 @@ function addKv(program: Command): void {
       .description(description)
       .option('--admin <url>', 'admin listener of the server', 'http://127.0.0.1:8001')
       .option('--worker <pool/index>', 'one worker; default all of the process')
+      .option('--path <folder>', 'instead of a server: the path of a disk tier, or one store below it')
       .option('--json', 'as JSON', false);
-  onServer('stats', 'blocks, hits, evictions and problems per worker and tier').action((options: { admin: string; worker?: string; json: boolean }) => kvStats(options));
+  onServer('stats', 'blocks, hits, evictions and problems per worker and tier').action((options: { admin: string; worker?: string; path?: string; json: boolean }) => kvStats(options));
   onServer('ls', 'blocks held, parents first')
     .option('--limit <n>', 'how many', number, 50)
-    .action((options: { admin: string; worker?: string; json: boolean; limit: number }) => kvLs(options));
+    .action((options: { admin: string; worker?: string; path?: string; json: boolean; limit: number }) => kvLs(options));
   onServer('verify', 'read every block held and check it; corrupt ones are dropped. Exit code 1 when there were any')
     .option('--deadline-ms <n>', 'give up after so many milliseconds', number, 60_000)
-    .action((options: { admin: string; worker?: string; json: boolean; deadlineMs: number }) => kvVerify(options));
+    .action((options: { admin: string; worker?: string; path?: string; json: boolean; deadlineMs: number }) => kvVerify(options));
+  addKvGc(kv);
+}
+
+function addKvGc(kv: Command): void {
+  kv.command('gc')
+    .description('remove stores on disk that nobody can use, and torn records of the others; running stores collect by themselves')
+    .requiredOption('--path <folder>', 'the path of a disk tier, or one store below it')
+    .option('--dry-run', 'only say what would be done', false)
+    .option('--json', 'as JSON', false)
+    .action((options: { path: string; dryRun: boolean; json: boolean }) => kvGc(options));
 }
 
 function addBenchmarks(program: Command): void {

@@ -146,7 +146,19 @@ export interface KvLayout {
   readonly blocks: number;
 }
 
-/** How blocks lie in the arena: block `b` is `pieces` runs of `pieceBytes` at `b * blockStrideBytes + p * pieceStrideBytes` of segment 0. */
+/** One tensor-parallel rank's part of the arena: a run of bytes of segment 0. */
+export interface KvArenaRank {
+  /** From the beginning of segment 0. */
+  readonly byteOffset: number;
+  readonly lengthBytes: number;
+  /** What its bytes are; `tpRank` is the rank's place in `KvArena.ranks`. */
+  readonly layout: KvLayout;
+}
+
+/**
+ * How blocks lie in the arena: block `b` is `pieces` runs of `pieceBytes` at `b * blockStrideBytes + p * pieceStrideBytes` of segment 0. Either the pieces
+ * of a block lie together, or each has a region of all blocks of its own: `pieces` equal regions, which fill the segment.
+ */
 export interface KvArena {
   readonly segments: readonly KvSegment[];
   readonly blockStrideBytes: number;
@@ -155,8 +167,13 @@ export interface KvArena {
   readonly pieceStrideBytes: number;
   /** Equal fingerprints: blocks may be copied byte for byte. */
   readonly layoutFingerprint: string;
-  /** What the bytes of segment 0 are: lets ranks and orders be converted on the way. Absent: blocks move byte for byte only. */
+  /** What the bytes of segment 0 are, of an engine of one rank: lets ranks and orders be converted on the way. Absent, and no `ranks`: blocks move byte for byte only. */
   readonly layout?: KvLayout;
+  /**
+   * The parts of all ranks, in order, as `layout` says it of the whole: workers whose engines split the same model differently then exchange blocks,
+   * converted on the way. The pieces of a block cover all ranks, so that whoever copies blocks byte for byte need not know ranks.
+   */
+  readonly ranks?: readonly KvArenaRank[];
 }
 
 export interface KvReservation {

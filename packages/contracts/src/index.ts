@@ -48,6 +48,7 @@ export type {
   EngineRequest,
   EngineSink,
   KvArena,
+  KvArenaRank,
   KvDimension,
   KvFace,
   KvLayout,

@@ -4,7 +4,8 @@ import type { Sequence } from './sequence.ts';
 
 /**
  * A sequence takes over a reservation's blocks: the KV of its first `readyTokens` tokens lies in them, the rest is computed. A block that
- * others may match is never written to: its tokens are computed again in a block of the sequence. False: the reservation was made for
+ * others may match is never written to: its tokens are computed again in a block of the sequence. What the prefix cache has beyond them is added
+ * when the sequence is admitted. False: the reservation was made for
  * other tokens; its blocks have gone back, everything is computed.
  */
 export function adopt(sequence: Sequence, reservation: Reservation, readyTokens: number, { pool, registry }: KvParts): boolean {
@@ -14,7 +15,8 @@ export function adopt(sequence: Sequence, reservation: Reservation, readyTokens:
     pool.releaseAll(blocks, blocks.length);
     return false;
   }
-  registry.share(blocks, hashes, 0, committed);
+  registry.register(reservation, 0, committed); // a copy whose first one was evicted meanwhile becomes the first one
+  registry.share(reservation, 0, committed);
   const ready = Math.min(Math.max(readyTokens, committed * blockSize), sequence.length - 1);
   const nextBlock = Math.floor(ready / blockSize);
   const kept = Math.min(nextBlock < committed ? nextBlock : blocks.length, Math.ceil(sequence.length / blockSize));
@@ -23,7 +25,6 @@ export function adopt(sequence: Sequence, reservation: Reservation, readyTokens:
   sequence.computed = Math.min(ready, kept * blockSize);
   sequence.registered = Math.min(committed, Math.floor(sequence.computed / blockSize));
   sequence.isAdopted = true;
-  sequence.group.account(sequence.computed);
   return true;
 }
 

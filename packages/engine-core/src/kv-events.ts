@@ -39,9 +39,10 @@ export class KvEventLog {
   }
 
   /** Consecutive blocks of one chain; `hashes` and `parent` are interleaved words, copied. */
-  stored(parent: Int32Array, hashes: Int32Array): number {
+  stored(parent: Int32Array, hashes: Int32Array, cacheSalt: string): number {
     this.flushRemoved();
-    this.#emit({ type: 'stored', eventId: ++this.#lastId, parent: parent.slice(), sequenceHashes: hashes.slice(), tier: 'device' });
+    const event = { type: 'stored', eventId: ++this.#lastId, parent: parent.slice(), sequenceHashes: hashes.slice(), tier: 'device' } as const;
+    this.#emit(cacheSalt === '' ? event : { ...event, cacheSalt });
     return this.#lastId;
   }
 

@@ -1,5 +1,5 @@
 import type { BlockPool, LeaseTable, ReservationTable } from '@armature/blocks';
-import type { KvArena, KvFace, KvReservation } from '@armature/contracts';
+import type { KvArena, KvFace, KvLease, KvReservation } from '@armature/contracts';
 import type { KvEventLog } from './kv-events.ts';
 import type { PrefixRegistry } from './prefix-registry.ts';
 
@@ -32,10 +32,30 @@ export class EngineKv implements KvFace {
     return this.#options.pool.match(sequenceHashes, sequenceHashes.length >> 1);
   }
 
-  reserve(sequenceHashes: Int32Array, blocks: number, ttlMs: number): KvReservation | undefined {
+  lease(sequenceHashes: Int32Array, from: number, to: number, ttlMs: number, isUse: boolean): KvLease | undefined {
+    const { pool, leases, canReserve } = this.#options;
+    if (!canReserve()) return undefined;
+    const blocks = new Int32Array(Math.max(0, Math.min(to, sequenceHashes.length >> 1) - from));
+    let held = 0;
+    while (held < blocks.length) {
+      const row = 2 * (from + held);
+      const block = pool.find(sequenceHashes[row], sequenceHashes[row + 1]);
+      if (block === -1) break;
+      blocks[held++] = block;
+    }
+    if (held === 0) return undefined;
+    const leased = blocks.slice(0, held);
+    return { id: leases.lend(leased, ttlMs, isUse), blocks: leased };
+  }
+
+  evictable(limit: number): Int32Array {
+    return this.#options.pool.oldestInactive(limit);
+  }
+
+  reserve(sequenceHashes: Int32Array, blocks: number, ttlMs: number, cacheSalt?: string): KvReservation | undefined {
     const { reservations, events, canReserve } = this.#options;
     if (!canReserve()) return undefined;
-    const reservation = reservations.reserve(sequenceHashes, blocks, ttlMs);
+    const reservation = reservations.reserve(sequenceHashes, blocks, ttlMs, cacheSalt);
     events.flushRemoved();
     return reservation === undefined ? undefined : { id: reservation.id, matchedBlocks: reservation.matchedBlocks, blocks: reservation.blocks.slice() };
   }
@@ -46,7 +66,7 @@ export class EngineKv implements KvFace {
     if (reservation === undefined) return;
     const to = Math.min(blocks, reservation.hashes.length >> 1, reservation.blocks.length);
     if (to <= reservation.committed) return;
-    registry.register(reservation.blocks, reservation.hashes, reservation.committed, to);
+    registry.register(reservation, reservation.committed, to);
     reservation.committed = to;
   }
 

@@ -129,6 +129,7 @@ export class PassLoop {
     if (reservation !== undefined && kvSource?.type === 'reservation') this.#adopt(lead, reservation, kvSource.readyTokens);
     if (group.open === 0 || lead.outputLength >= request.stop.maxTokens || lead.length >= this.#sizes.maxModelTokens) {
       lead.state = SequenceState.Finished;
+      group.account(lead.computed);
       this.#release(lead);
       this.#finishGroup(group);
       return;
@@ -268,12 +269,11 @@ export class PassLoop {
     sequence.computed += sequence.scheduled;
     sequence.scheduled = 0;
     const { registry } = this.kv;
-    const { hasher, blocks, registered, group } = sequence;
+    const { hasher, registered, group } = sequence;
     const complete = Math.min(Math.floor(sequence.computed / this.#sizes.blockSize), hasher.blocks);
     if (complete <= registered) return;
-    const hashes = hasher.sequenceHashes;
-    group.eventId = registry.register(blocks, hashes, registered, complete) || group.eventId;
-    registry.share(blocks, hashes, registered, complete);
+    group.eventId = registry.register(sequence, registered, complete) || group.eventId;
+    registry.share(sequence, registered, complete);
     sequence.registered = complete;
   }
 

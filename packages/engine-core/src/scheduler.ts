@@ -123,7 +123,7 @@ export class Scheduler {
 
   /** Blocks for the first chunk; for a prefill leg all at once, because they are promised to a borrower. */
   #tryAdmit(sequence: Sequence): boolean {
-    if (!sequence.isAdopted) this.#matchPrefix(sequence);
+    this.#matchPrefix(sequence);
     const left = sequence.length - sequence.computed;
     if (this.#allocate(sequence, sequence.request.leg === 'prefill' ? left : Math.min(left, this.#budget))) return true;
     if (!sequence.isAdopted) this.releaseBlocks(sequence);
@@ -142,18 +142,23 @@ export class Scheduler {
     return false;
   }
 
-  /** Takes over the longest registered prefix; at least one token is left to compute, because one is to be sampled. */
+  /**
+   * Takes over the registered blocks that follow those the sequence has (none, or adopted ones); at least one token is left to compute, because one
+   * is to be sampled.
+   */
   #matchPrefix(sequence: Sequence): void {
     const { blockSize } = this.#limits;
-    const hashes = sequence.hasher.sequenceHashes;
-    const matched = this.#pool.match(hashes, Math.floor((sequence.length - 1) / blockSize));
-    for (let i = 0; i < matched; i++) {
+    const { hashes, blockCount } = sequence;
+    if (sequence.registered < blockCount) return; // its own blocks are to be filled first
+    const limit = Math.floor((sequence.length - 1) / blockSize);
+    for (let i = blockCount; i < limit; i++) {
       const block = this.#pool.find(hashes[2 * i], hashes[2 * i + 1]);
+      if (block === -1) break;
       this.#pool.acquire(block);
       sequence.addBlock(block);
     }
-    sequence.computed = matched * blockSize;
-    sequence.registered = matched;
+    sequence.registered = sequence.blockCount;
+    sequence.computed = sequence.blockCount * blockSize;
   }
 
   /** Blocks for `tokens` more computed tokens. All or nothing. */

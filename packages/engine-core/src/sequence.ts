@@ -65,6 +65,15 @@ export class Sequence {
     return this.group.request;
   }
 
+  get cacheSalt(): string {
+    return this.group.request.cacheSalt;
+  }
+
+  /** Of its complete blocks, prompt and output. */
+  get hashes(): Int32Array {
+    return this.hasher.sequenceHashes;
+  }
+
   /** A borrower reads its blocks: the lease is on those of a request's first sequence. */
   get isLeased(): boolean {
     return this.group.lease !== 0 && this.group.sequences[0] === this;

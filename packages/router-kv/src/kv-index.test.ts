@@ -19,7 +19,11 @@ class NaiveIndex {
     if (event.eventId !== worker.last + 1) return false;
     worker.last = event.eventId;
     if (event.type === 'cleared') {
-      worker.held.clear();
+      const { tier } = event;
+      for (const [key, held] of worker.held) {
+        if (tier !== undefined) held.delete(tiers.indexOf(tier));
+        if (tier === undefined || held.size === 0) worker.held.delete(key);
+      }
       return true;
     }
     for (let i = 0; i < event.sequenceHashes.length; i += 2) {
@@ -55,6 +59,8 @@ class NaiveIndex {
   }
 }
 
+const clearedEvent = (eventId: number, tier: KvTier | undefined): KvEvent => (tier === undefined ? { type: 'cleared', eventId } : { type: 'cleared', eventId, tier });
+
 function compare(index: KvIndex, model: NaiveIndex, slots: number, query: Int32Array, out: OverlapColumns): void {
   index.findOverlap(query, query.length / 2, out);
   for (let slot = 0; slot < slots; slot++) {
@@ -76,6 +82,7 @@ for (const { seed, slots } of [
     const model = new NaiveIndex();
     const out = new OverlapColumns(1);
     const count = { gaps: 0, ignored: 0, holes: 0, lower: 0, queries: 0 };
+    const cleared = new Set<KvTier | undefined>();
     // A few chains that share prefixes: chain c follows chain 0 for its first c * 3 blocks.
     const check = (query: Int32Array): void => {
       compare(index, model, slots, query, out);
@@ -121,9 +128,10 @@ for (const { seed, slots } of [
         const from = random.below(24);
         const hashes = range(random.below(6), from, from + 1 + random.below(random.below(3) === 0 ? 24 : 4));
         const tier = tiers[random.below(3) === 0 ? random.below(4) : 0];
-        const event = kind < 60 ? storedEvent(eventId, hashes, tier) : kind < 99 ? removedEvent(eventId, hashes, tier) : ({ type: 'cleared', eventId } as const);
+        const event = kind < 60 ? storedEvent(eventId, hashes, tier) : kind < 99 ? removedEvent(eventId, hashes, tier) : clearedEvent(eventId, tiers[random.below(5)]);
         const applied = model.apply(slot, event);
         expect(index.apply(slot, event)).toBe(applied);
+        if (applied && event.type === 'cleared' && worker?.last === eventId) cleared.add(event.tier);
         if (!applied) count.gaps++;
         else if (worker !== undefined && worker.last !== eventId) count.ignored++;
       }
@@ -135,6 +143,7 @@ for (const { seed, slots } of [
     }
     console.log(`kv-index seed ${seed}: ${JSON.stringify(count)}, ${index.size} blocks`);
     expect(Math.min(count.gaps, count.ignored, count.holes, count.lower)).toBeGreaterThan(10);
+    expect(cleared.size).toBeGreaterThan(1);
     for (const [slot, worker] of model.workers) {
       if (slot % 2 === 0) {
         index.left(slot);
@@ -149,6 +158,24 @@ for (const { seed, slots } of [
     compare(index, new NaiveIndex(), slots, range(0, 0, 40), out);
   });
 }
+
+test('a cleared tier leaves the others: device blocks may go while host blocks stay', () => {
+  const index = new KvIndex();
+  const out = new OverlapColumns();
+  index.joined(0);
+  index.apply(0, storedEvent(1, chainHashes(1, 8), 'device'));
+  index.apply(0, storedEvent(2, chainHashes(1, 5), 'host'));
+  index.apply(0, clearedEvent(3, 'device'));
+  index.findOverlap(chainHashes(1, 8), 8, out);
+  expect([out.total[0], out.host[0], index.held(0)]).toEqual([5, 5, 5]);
+  index.apply(0, storedEvent(4, chainHashes(1, 2), 'device'));
+  index.apply(0, clearedEvent(5, 'disk'));
+  index.findOverlap(chainHashes(1, 8), 8, out);
+  expect([out.total[0], out.host[0]]).toEqual([5, 3]);
+  index.apply(0, clearedEvent(6, 'host'));
+  index.findOverlap(chainHashes(1, 8), 8, out);
+  expect([out.total[0], out.host[0], index.held(0)]).toEqual([2, 0, 2]);
+});
 
 test('rows are used again: churn far beyond one chunk keeps exactly the live blocks', () => {
   const index = new KvIndex();
@@ -230,6 +257,7 @@ test('malformed events change nothing, are counted, and leave the stream as it w
     { ...good, parent: new Int32Array(3) },
     { type: 'removed', eventId: 2, sequenceHashes: 'all', tier: 'device' },
     { type: 'cleared', eventId: -2 },
+    { type: 'cleared', eventId: 2, tier: 'tape' },
   ];
   for (const event of malformed) expect(index.apply(0, event as KvEvent)).toBe(true);
   expect([index.malformedEvents, index.size, index.held(0)]).toEqual([malformed.length, 8, 8]);

@@ -120,7 +120,8 @@ export class KvIndex {
 
   #change(slot: number, event: KvEvent): void {
     if (event.type === 'cleared') {
-      this.#blocks.clear(slot);
+      if (event.tier === undefined) this.#blocks.clear(slot);
+      else this.#blocks.clearTier(slot, tierIndex(event.tier));
       return;
     }
     const tier = tierIndex(event.tier);
@@ -170,7 +171,7 @@ function tierIndex(tier: unknown): number {
 function isWellFormed(event: KvEvent | null | undefined): boolean {
   if (typeof event !== 'object' || event === null) return false;
   if (!Number.isSafeInteger(event.eventId) || event.eventId < 0) return false;
-  if (event.type === 'cleared') return true;
+  if (event.type === 'cleared') return event.tier === undefined || tierIndex(event.tier) !== UNKNOWN_TIER;
   if (event.type === 'stored') {
     const parent: unknown = event.parent;
     if (!(parent instanceof Int32Array) || (parent.length !== 0 && parent.length !== 2)) return false;

@@ -9,6 +9,7 @@ import type {
   StopParams,
   TokenBatch,
 } from '@armature/contracts';
+import type { KvFetchRecord, KvLoan, KvPeer } from '@armature/kvbm';
 
 /** Wire version of worker records and methods. */
 export const PROTOCOL = 1;
@@ -25,6 +26,10 @@ export const Method = {
   Snapshot: 'kv.snapshot',
   /** KV events `from` to `to` out of the worker's buffer. */
   Replay: 'kv.replay',
+  /** Host blocks lent to another worker's block manager; and the loan's renewal and end. */
+  Borrow: 'kv.borrow',
+  RenewLoan: 'kv.renew',
+  SettleLoan: 'kv.settle',
 } as const;
 
 /** Where a decode worker finds the prompt's KV. */
@@ -35,6 +40,8 @@ export interface PullSource {
 }
 
 export type EngineRequestFields = Omit<EngineRequest, 'kvSource'>;
+
+const NO_PEERS: readonly KvPeer[] = [];
 
 function fail(field: string, found: unknown): never {
   throw new ArmatureError('SERVING_MESSAGE_INVALID', `field "${field}" of a worker message is ${describe(found)}`, {
@@ -141,6 +148,58 @@ export function parsePullSource(message: PlaneMessage): PullSource {
     agentMetadata: source['agentMetadata'],
     layoutFingerprint: string(source['layoutFingerprint'], 'source.layoutFingerprint'),
   };
+}
+
+/** Workers that hold more of a prompt than the one that takes it, for its block manager. */
+export function parsePeers(message: PlaneMessage): readonly KvPeer[] {
+  const peers = message['peers'];
+  if (peers === undefined || peers === null) return NO_PEERS;
+  if (!Array.isArray(peers)) fail('peers', peers as PlainData);
+  return (peers as readonly PlainData[]).map((entry) => {
+    const peer = record(entry, 'peers[]');
+    if (!(peer['agentMetadata'] instanceof Uint8Array)) fail('peers[].agentMetadata', peer['agentMetadata']);
+    return {
+      instanceId: string(peer['instanceId'], 'peers[].instanceId'),
+      address: string(peer['address'], 'peers[].address'),
+      agentMetadata: peer['agentMetadata'],
+      layoutFingerprint: string(peer['layoutFingerprint'], 'peers[].layoutFingerprint'),
+      blocks: number(peer['blocks'], 'peers[].blocks'),
+    };
+  });
+}
+
+export function loanMessage(loan: KvLoan): PlaneMessage {
+  return { type: 'loan', ...loan };
+}
+
+/** Undefined: refused. */
+export function parseLoan(message: PlaneMessage | undefined): KvLoan | undefined {
+  if (message === undefined || message.type !== 'loan') return undefined;
+  return {
+    lease: number(message['lease'], 'lease'),
+    segment: number(message['segment'], 'segment'),
+    blocks: ints(message['blocks'], 'blocks'),
+    checksums: ints(message['checksums'], 'checksums'),
+    blockStrideBytes: number(message['blockStrideBytes'], 'blockStrideBytes'),
+    lengthBytes: number(message['lengthBytes'], 'lengthBytes'),
+  };
+}
+
+export function fetchedMessage(fetched: KvFetchRecord): PlaneMessage {
+  return { type: 'fetched', record: fetched as unknown as PlainData };
+}
+
+/** For the request's record only: taken as it is, as far as it is one. */
+export function parseFetched(message: PlaneMessage): KvFetchRecord {
+  const fetched = record(message['record'], 'record');
+  if (!Array.isArray(fetched['runs'])) fail('record.runs', fetched['runs']);
+  number(fetched['onboardedBlocks'], 'record.onboardedBlocks');
+  number(fetched['waitedMs'], 'record.waitedMs');
+  return fetched as unknown as KvFetchRecord;
+}
+
+export function intsField(message: PlaneMessage, field: string): Int32Array {
+  return ints(message[field], field);
 }
 
 export function handoverMessage(handover: PrefillHandover): PlaneMessage {

@@ -1,9 +1,11 @@
 import type { Checkpoint } from '../checkpoint/checkpoint.ts';
 import type { ModelShape } from '../checkpoint/shape.ts';
 import { fillRopeTable, inverseFrequencies } from '../math/rope-table.ts';
+import { splitHeads } from '../ranks.ts';
+import type { RankHeads } from '../ranks.ts';
 import { add, attend, matmul, rmsnorm, rope, siluMultiply } from './ops.ts';
 
-/** KV of one sequence: [layer][position] → the concatenated KV heads. */
+/** KV of one sequence and rank: [layer][position] → the concatenated KV heads. */
 interface LayerCache {
   readonly keys: Float32Array[];
   readonly values: Float32Array[];
@@ -14,10 +16,13 @@ export class ReferenceLlama {
   readonly shape: ModelShape;
   readonly #weights: Map<string, Float32Array>;
   readonly #ropeTable: Float32Array;
-  readonly #caches: LayerCache[];
+  readonly #ranks: readonly RankHeads[];
+  /** By rank. */
+  readonly #caches: LayerCache[][];
 
-  constructor(checkpoint: Checkpoint) {
+  constructor(checkpoint: Checkpoint, tensorParallel = 1) {
     this.shape = checkpoint.shape;
+    this.#ranks = splitHeads(this.shape, tensorParallel);
     this.#weights = new Map();
     checkpoint.readAll((name, values) => this.#weights.set(name, values.slice()));
     const { headDim, maxTokens, ropeTheta, ropeScaling } = this.shape;
@@ -30,7 +35,7 @@ export class ReferenceLlama {
   /** Forgets the sequence. */
   reset(): void {
     this.#caches.length = 0;
-    for (let layer = 0; layer < this.shape.layers; layer++) this.#caches.push({ keys: [], values: [] });
+    for (let rank = 0; rank < this.#ranks.length; rank++) this.#caches.push(Array.from({ length: this.shape.layers }, () => ({ keys: [], values: [] })));
   }
 
   /** Logits after `tokenId`, the next token of the sequence. */
@@ -47,10 +52,11 @@ export class ReferenceLlama {
     return this.#weights.get(name)!;
   }
 
-  #linear(x: Float32Array, name: string, outs: number): Float32Array {
-    const y = matmul(x, this.#weight(`${name}.weight`), outs);
+  /** Outputs `first` to `first + outs` of a projection. */
+  #linear(x: Float32Array, name: string, outs: number, first = 0): Float32Array {
+    const y = matmul(x, this.#weight(`${name}.weight`).subarray(first * x.length, (first + outs) * x.length), outs);
     const bias = this.#weights.get(`${name}.bias`);
-    return bias === undefined ? y : add(y, bias);
+    return bias === undefined ? y : add(y, bias.subarray(first, first + outs));
   }
 
   #layer(layer: number, input: Float32Array): Float32Array {
@@ -66,20 +72,28 @@ export class ReferenceLlama {
     return add(x, matmul(siluMultiply(gate, up), this.#weight(`${prefix}mlp.down_proj.weight`), hiddenSize));
   }
 
+  /** Each rank attends for its heads; then the heads are gathered. */
   #attention(layer: number, h: Float32Array): Float32Array {
-    const { heads, kvHeads, headDim } = this.shape;
+    const { heads, headDim } = this.shape;
+    const out = new Float32Array(heads * headDim);
+    this.#ranks.forEach((rank, r) => out.set(this.#attendRank(layer, h, rank, this.#caches[r]![layer]!), rank.firstHead * headDim));
+    return out;
+  }
+
+  #attendRank(layer: number, h: Float32Array, { firstHead, heads, firstKvHead, kvHeads }: RankHeads, cache: LayerCache): Float32Array {
+    const { headDim } = this.shape;
     const prefix = `model.layers.${layer}.self_attn.`;
-    const cache = this.#caches[layer]!;
     const at = cache.keys.length * headDim;
     const cosines = this.#ropeTable.subarray(at, at + headDim / 2);
     const sines = this.#ropeTable.subarray(at + headDim / 2, at + headDim);
     const turn = (x: Float32Array, head: number): Float32Array => rope(x.subarray(head * headDim, (head + 1) * headDim), cosines, sines);
-    const q = this.#linear(h, `${prefix}q_proj`, heads * headDim);
-    const k = this.#linear(h, `${prefix}k_proj`, kvHeads * headDim);
+    const project = (name: string, count: number, first: number): Float32Array => this.#linear(h, `${prefix}${name}`, count * headDim, first * headDim);
+    const q = project('q_proj', heads, firstHead);
+    const k = project('k_proj', kvHeads, firstKvHead);
     const turned = new Float32Array(k.length);
     for (let head = 0; head < kvHeads; head++) turned.set(turn(k, head), head * headDim);
     cache.keys.push(turned);
-    cache.values.push(this.#linear(h, `${prefix}v_proj`, kvHeads * headDim));
+    cache.values.push(project('v_proj', kvHeads, firstKvHead));
     const scale = Math.fround(1 / Math.sqrt(headDim));
     const out = new Float32Array(heads * headDim);
     for (let head = 0; head < heads; head++) {

@@ -26,6 +26,7 @@ export class DirectRunner {
       maxSequences: 16,
       maxBatchedTokens: 1024,
       maxModelTokens: shape.maxTokens,
+      tensorParallel: 1,
       ...limits,
     });
     const memory = createMemory(plan.pages);

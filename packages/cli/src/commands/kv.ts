@@ -1,10 +1,13 @@
 import { ArmatureError } from '@armature/contracts';
 import type { BlockManagerStats } from '@armature/kvbm';
 import { adminGet } from './admin-client.ts';
+import { storeBlocks, storeGc, storeStats, storeVerify } from './kv-store.ts';
 
 export interface KvOptions {
   readonly admin: string;
   readonly worker?: string;
+  /** Stores on disk, without a server. */
+  readonly path?: string;
   readonly json: boolean;
 }
 
@@ -25,17 +28,29 @@ export interface KvVerifyRow {
 }
 
 export async function kvStats(options: KvOptions): Promise<void> {
+  if (options.path !== undefined) return print(options, await storeStats(options.path), (rows) => tableText(rows, 'no store there'));
   print(options, await rowsOf<BlockManagerStats>(options, '/kv', {}), statsText);
 }
 
 export async function kvLs(options: KvOptions & { readonly limit: number }): Promise<void> {
+  if (options.path !== undefined) return print(options, await storeBlocks(options.path, options.limit), (rows) => tableText(rows, 'no blocks'));
   print(options, await rowsOf<KvBlockRow>(options, '/kv/ls', { limit: String(options.limit) }), blocksText);
 }
 
 export async function kvVerify(options: KvOptions & { readonly deadlineMs: number }): Promise<void> {
+  if (options.path !== undefined) {
+    const stores = await storeVerify(options.path);
+    if (stores.some(({ corrupt }) => corrupt > 0)) process.exitCode = 1;
+    return print(options, stores, (rows) => tableText(rows, 'no store there'));
+  }
   const rows = await rowsOf<KvVerifyRow>(options, '/kv/verify', { deadlineMs: String(options.deadlineMs) });
   print(options, rows, verifyText);
   if (rows.some(({ corrupt }) => corrupt > 0)) process.exitCode = 1;
+}
+
+/** A running store collects by itself; this is for what others left behind. */
+export async function kvGc(options: { readonly path: string; readonly dryRun: boolean; readonly json: boolean }): Promise<void> {
+  print({ admin: '', json: options.json }, await storeGc(options.path, options.dryRun), (rows) => tableText(rows, 'no store there'));
 }
 
 async function rowsOf<Row>({ admin, worker }: KvOptions, path: string, query: Readonly<Record<string, string>>): Promise<readonly Row[]> {
@@ -81,6 +96,13 @@ export function verifyText(rows: readonly KvVerifyRow[]): string {
       return `${worker}: ${checked} blocks checked, ${corrupt} corrupt${corrupt === 0 ? '' : ' (dropped)'}${rest}\n`;
     })
     .join('');
+}
+
+/** Rows of equal objects. */
+function tableText(rows: readonly object[], nothing: string): string {
+  if (rows.length === 0) return `${nothing}\n`;
+  const cell = (value: unknown): string => (value === null || value === undefined ? '–' : typeof value === 'boolean' ? (value ? 'yes' : 'no') : String(value as string | number));
+  return `${table([Object.keys(rows[0] as object), ...rows.map((row) => Object.values(row).map(cell))]).join('\n')}\n`;
 }
 
 /** Columns as wide as their widest cell, two spaces apart, indented. The first one is text, numbers stand right. */

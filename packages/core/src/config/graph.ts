@@ -264,7 +264,8 @@ class Builder {
     const config = isMapping(value['config']) ? value['config'] : {};
     const configPath = [...parts, 'config'];
     const { inner, isValid } = this.#validate(descriptor.configSchema, config, configPath, scope, `${kind} "${use}"`);
-    const slot: PluginSlot = Object.freeze({ kind: kind as PluginSlot['kind'], use, path: pathText(parts) });
+    const facts = isValid ? descriptor.facts?.(config as never) : undefined;
+    const slot: PluginSlot = Object.freeze({ kind: kind as PluginSlot['kind'], use, path: pathText(parts), ...(facts === undefined ? {} : { facts }) });
     const resolved: ResolvedSlot = { slot, parts, descriptor, config, inner };
     this.#slots.set(slot, resolved);
     this.#check(descriptor, config, configPath, isValid);

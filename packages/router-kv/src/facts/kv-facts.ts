@@ -58,7 +58,7 @@ export class KvFacts {
       joined: (slot, worker) => this.#joined(slot, worker),
       left: (slot) => this.#left(slot),
       apply: (slot, event) => {
-        if (event.type === 'cleared') this.#predicted.cleared(slot);
+        if (event.type === 'cleared' && (event.tier ?? 'device') === 'device') this.#predicted.cleared(slot);
         return this.#index.apply(slot, event);
       },
       restore: (slot, events, lastEventId) => this.#index.restore(slot, events, lastEventId),

@@ -177,6 +177,16 @@ export class PrefixIndex {
     if (this.#lanes.closedCount !== 0) this.sweep(SLICE);
   }
 
+  /** Forgets what a slot holds in one tier. */
+  clearTier(slot: number, tier: number): void {
+    const lane = this.#lanes.laneFor(slot, tier);
+    if (lane === NO_LANE) return;
+    this.#lanes.close(lane);
+    // Queries name workers by their device lanes.
+    if (tier === Tier.Device && this.#holdsLower(slot)) this.#laneFor(slot, Tier.Device);
+    this.sweep(SLICE);
+  }
+
   /** Gives back memory of forgotten workers, looking at about `budget` arena slots. */
   sweep(budget: number): void {
     this.#size -= this.#sweep.advance(budget);
@@ -199,6 +209,11 @@ export class PrefixIndex {
 
   stats(): PrefixIndexStats {
     return statsOf(this.#table, this.#runs, this.#sets, this.#lanes, this.#size);
+  }
+
+  #holdsLower(slot: number): boolean {
+    for (let tier = Tier.Device + 1; tier < TIER_COUNT; tier++) if (this.#lanes.laneFor(slot, tier) !== NO_LANE) return true;
+    return false;
   }
 
   #laneFor(slot: number, tier: number): number {

@@ -1,4 +1,6 @@
 import type { DeploymentContext, HttpExchange, HttpListener, HttpServer } from '@armature/contracts';
+import { hashToHex } from '@armature/tokens';
+import type { KvTierEvent } from '@armature/kvbm';
 import type { ModelRuntime } from '../execution/model-runtime.ts';
 import type { RequestRecords } from '../routing/records.ts';
 import type { WorkerHost } from '../worker/worker-host.ts';
@@ -6,6 +8,7 @@ import type { WorkerHost } from '../worker/worker-host.ts';
 const MAX_ADMIN_BODY_BYTES = 1024;
 const DEFAULT_LIST_LENGTH = 50;
 const EXPORT_LENGTH = 100_000;
+const VERIFY_DEADLINE_MS = 60_000;
 
 export interface AdminSources {
   models(): readonly ModelRuntime[];
@@ -41,10 +44,35 @@ export function mountRoutes(context: DeploymentContext, sources: AdminSources): 
   admin.get('/engines', 'Engines of this process: queues, blocks, leases, reservations.', () =>
     sources.hosts().map(({ instanceId, engine }) => ({ instanceId, load: engine.load(), kv: engine.kv?.counts(), failure: engine.failure() })),
   );
+  const managers = (worker: string | null): readonly WorkerHost[] => sources.hosts().filter(({ instanceId, manager }) => manager !== undefined && (worker === null || instanceId.startsWith(`${worker}@`)));
+  admin.get('/kv', 'KV below the engines of this process: blocks, hits, evictions and problems per worker and tier (?worker=POOL/INDEX).', ({ query }) =>
+    managers(query.get('worker')).map(({ manager }) => manager?.stats()),
+  );
+  admin.get('/kv/ls', 'Blocks held there, parents first (?worker=POOL/INDEX, ?limit=N).', ({ query }) =>
+    managers(query.get('worker')).flatMap(({ instanceId, manager }) => blockRows(instanceId, manager?.snapshot() ?? [], listLength(query.get('limit')))),
+  );
+  admin.get('/kv/verify', 'Reads every block held there and checks it; corrupt ones are dropped (?worker=POOL/INDEX, ?deadlineMs=N).', ({ query }) =>
+    Promise.all(managers(query.get('worker')).map(async ({ instanceId, manager }) => ({ worker: instanceId, ...(await manager?.verifyAll(listLength(query.get('deadlineMs'), VERIFY_DEADLINE_MS))) }))),
+  );
   admin.get('/models', 'Models with their card.', () =>
     sources.models().map((model) => ({ name: model.name, isReady: model.isReady(), maxModelTokens: model.maxModelTokens, card: model.preprocessor.card })),
   );
   admin.get('/config', 'Effective configuration, secrets masked.', () => context.effectiveConfig());
+}
+
+/** The first `limit` blocks of a snapshot. */
+function blockRows(worker: string, snapshot: readonly KvTierEvent[], limit: number): object[] {
+  const rows: object[] = [];
+  const hash = (words: Int32Array, i: number): string => hashToHex(words[2 * i]!, words[2 * i + 1]!);
+  for (const event of snapshot) {
+    if (event.type !== 'stored') continue;
+    const { sequenceHashes, parent, tier } = event;
+    for (let i = 0; i < sequenceHashes.length >> 1; i++) {
+      if (rows.length >= limit) return rows;
+      rows.push({ worker, tier, hash: hash(sequenceHashes, i), parent: i > 0 ? hash(sequenceHashes, i - 1) : parent.length === 2 ? hash(parent, 0) : null });
+    }
+  }
+  return rows;
 }
 
 /** A limit that is no count at all means the usual one. */

@@ -1,6 +1,6 @@
-import type { ConfigReport } from '@armature/contracts';
+import type { ConfigReport, PlainData } from '@armature/contracts';
 import { checkQueue } from '../admission/config.ts';
-import type { DeploymentConfig, ModelConfig } from './schema.ts';
+import type { DeploymentConfig, KvbmConfig, ModelConfig } from './schema.ts';
 
 /** Problems of a deployment that a schema cannot say. */
 export function checkDeployment(config: DeploymentConfig, report: ConfigReport): void {
@@ -22,6 +22,7 @@ function checkWorkers(config: DeploymentConfig, model: ModelConfig, path: readon
   model.workers.forEach((worker, j) => {
     if (pools.has(worker.name)) duplicate(report, [...path, j, 'name'], `worker pool "${worker.name}"`);
     pools.add(worker.name);
+    if (worker.kvbm !== undefined) checkTiers(worker.kvbm.tiers, [...path, j, 'kvbm', 'tiers'], report);
     if (worker.hardware !== 'default' && config.hardware[worker.hardware] === undefined) {
       report({
         path: [...path, j, 'hardware'],
@@ -40,4 +41,24 @@ function checkWorkers(config: DeploymentConfig, model: ModelConfig, path: readon
     const missing = roles.has('prefill') ? 'decode' : 'prefill';
     report({ path, code: 'CONFIG_ROLE_MISSING', message: `there are no ${missing} workers, and with requests: memory none can join`, hint: `add a pool with role: ${missing}` });
   }
+}
+
+/** As far as the tiers' descriptors say which tier each is and how large; the block manager checks again with what it opened. */
+function checkTiers(tiers: KvbmConfig['tiers'], path: readonly (string | number)[], report: ConfigReport): void {
+  let above: { readonly tier: PlainData; readonly bytes: number } | undefined;
+  tiers.forEach(({ facts }, i) => {
+    if (facts === undefined) return;
+    const { tier, capacityBytes: bytes } = facts;
+    if ((tier === 'host') !== (i === 0)) {
+      const message = i === 0 ? `the first tier is ${String(tier)}; blocks come to the engine through host memory` : 'host memory is the first tier, and there is one';
+      report({ path: [...path, i], code: 'CONFIG_TIER_ORDER', message, hint: 'list the tiers from the fastest to the slowest: host, then disk, then object' });
+      return;
+    }
+    if (typeof bytes !== 'number') return;
+    if (above !== undefined && bytes < above.bytes) {
+      const message = `the ${String(tier)} tier has ${bytes} bytes, less than the ${String(above.tier)} tier above it (${above.bytes})`;
+      report({ path: [...path, i], code: 'CONFIG_TIER_SMALLER', message, hint: 'it would only hold copies: give it more, or leave it out' });
+    }
+    above = { tier, bytes };
+  });
 }

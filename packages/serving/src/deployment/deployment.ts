@@ -12,12 +12,13 @@ import type {
 } from '@armature/contracts';
 import { ModelRuntime } from '../execution/model-runtime.ts';
 import { RequestRecords } from '../routing/records.ts';
-import { createAgentMover } from '../worker/agent-mover.ts';
-import type { KvMover } from '../worker/kv-mover.ts';
 import { WorkerHost } from '../worker/worker-host.ts';
+import type { WorkerKv } from '../worker/worker-host.ts';
 import { listenAdmin, mountRoutes } from './admin.ts';
 import { resolveModelFolder } from './model-source.ts';
 import type { DeploymentConfig, ModelConfig, WorkerConfig } from './schema.ts';
+import { openWorkerKv } from './worker-kv.ts';
+import type { WorkerTiers } from './worker-kv.ts';
 
 const CLOSE_DEADLINE_MS = 10_000;
 
@@ -163,6 +164,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     const name = `${config.name}/${index}`;
     const scope = await model.scope.openScope(config, { kind: 'worker', name, facts: { pool: config.name, index, role: config.role } });
     const engine = scope.instance(config.engine);
+    const kvbm = tiersOf(config, scope);
     const log = context.log.child({ model: model.config.name });
     const host = new WorkerHost({
       model: model.config.name,
@@ -188,15 +190,25 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     });
     model.workers.push({ host, scope, config });
     await scope.start();
-    await host.start(await this.#createMover(engine, `${model.config.name}/${name}@${incarnation}`, incarnation));
+    host.checkEngine();
+    await host.start(await this.#openKv(model.config.name, config, { index, incarnation, engine, kvbm }));
   }
 
-  /** A transfer agent for an engine that exposes its KV. */
-  async #createMover(engine: EngineBackend, name: string, incarnation: string): Promise<KvMover | undefined> {
-    if (engine.kv === undefined || this.#config.transports.length === 0) return undefined;
-    const { clock, log } = this.#context;
-    const transports = this.#config.transports.map((slot) => this.#context.instance(slot));
-    return createAgentMover({ name, incarnation, arena: engine.kv.arena(), transports, clock, log });
+  /** Transfer agent, tiers and their manager for an engine that exposes its KV. */
+  #openKv(model: string, config: WorkerConfig, worker: { readonly index: number; readonly incarnation: string; readonly engine: EngineBackend; readonly kvbm: WorkerTiers | undefined }): Promise<WorkerKv | undefined> {
+    const context = this.#context;
+    const { index, ...rest } = worker;
+    return openWorkerKv({
+      ...rest,
+      worker: `${model}/${config.name}/${index}`,
+      labels: [model, config.name],
+      transports: this.#config.transports.map((slot) => context.instance(slot)),
+      requests: context.instance(this.#config.requests),
+      baseDir: context.baseDir,
+      clock: context.clock,
+      log: context.log.child({ model }),
+      metrics: context.metrics,
+    });
   }
 
   async #startListeners(): Promise<void> {
@@ -217,4 +229,11 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     frontend.mount(this);
     this.#url = (await frontend.listen()).url;
   }
+}
+
+/** Instances of a pool's `kvbm` section in one worker's scope. */
+function tiersOf({ kvbm }: WorkerConfig, scope: Scope): WorkerTiers | undefined {
+  if (kvbm === undefined) return undefined;
+  const { tiers, policy, ...config } = kvbm;
+  return { tiers: tiers.map((slot) => scope.instance(slot)), policy: scope.instance(policy), config };
 }

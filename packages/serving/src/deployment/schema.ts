@@ -1,4 +1,5 @@
 import type { JsonSchema, PluginSlot } from '@armature/contracts';
+import type { BlockManagerConfig } from '@armature/kvbm';
 import { affinitySchema, queueSchema } from '../admission/config.ts';
 import type { AffinityConfig, QueueConfig } from '../admission/config.ts';
 
@@ -7,6 +8,33 @@ const slot = (kind: string, description: string, use?: string): JsonSchema => ({
   description,
   ...(use === undefined ? {} : { default: { use } }),
 });
+
+const kvbmSchema: JsonSchema = {
+  type: 'object',
+  additionalProperties: false,
+  required: ['tiers'],
+  description: 'Keeps KV blocks below the engine: in host memory, on disk, in an object store. Left out: what the engine evicts is computed again.',
+  properties: {
+    tiers: {
+      type: 'array',
+      minItems: 1,
+      items: slot('kv-tier', 'Keeps blocks.'),
+      description: 'Fastest first: host, then disk, then object. Capacities are per worker; none smaller than the one above it.',
+    },
+    policy: slot('kv-policy', 'Which blocks go down, which go first, which come up early.', 'lineage'),
+    maxSlowdown: { type: 'number', minimum: 0, maximum: 1, default: 0.05, description: 'Share by which waiting for stored blocks may at most make a prompt slower than computing them: 0.05 = 5 %.' },
+    fetchDeadlineMs: { type: 'integer', minimum: 1, default: 2_000, description: 'Longest wait of a request for stored blocks, in milliseconds, whatever was expected.' },
+    maxQueuedBlocks: { type: 'integer', minimum: 1, maximum: 1_048_576, default: 4_096, description: 'Blocks that may wait to be copied down; more are dropped, which is counted.' },
+    batchBlocks: { type: 'integer', minimum: 1, maximum: 4_096, default: 64, description: 'Blocks of one copy.' },
+    quotas: {
+      type: 'object',
+      default: {},
+      description: 'Share of each tier that one tenant may hold, by cache salt; `default` for all others. Left out: all of it.',
+      additionalProperties: { type: 'number', minimum: 0, maximum: 1, description: 'Share, 0 to 1.' },
+    },
+    verify: { type: 'boolean', default: true, description: 'Check the bytes of every block before they are used again. Off only for measurements.' },
+  },
+};
 
 const workerSchema: JsonSchema = {
   type: 'object',
@@ -28,6 +56,7 @@ const workerSchema: JsonSchema = {
       description: 'Labels of its workers that requests may require or prefer, such as "zone=a".',
     },
     engine: slot('engine-backend', 'The engine of each worker.'),
+    kvbm: kvbmSchema,
   },
 };
 
@@ -103,6 +132,12 @@ export interface WorkerConfig {
   readonly dpRanks: number;
   readonly taints: readonly string[];
   readonly engine: PluginSlot<'engine-backend'>;
+  readonly kvbm?: KvbmConfig;
+}
+
+export interface KvbmConfig extends BlockManagerConfig {
+  readonly tiers: readonly PluginSlot<'kv-tier'>[];
+  readonly policy: PluginSlot<'kv-policy'>;
 }
 
 export interface ModelConfig {

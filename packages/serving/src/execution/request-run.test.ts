@@ -99,6 +99,18 @@ describe('aggregated requests', () => {
     expect(t.loads()).toEqual([0, 0]);
   });
 
+  it('show what their worker brought up from lower tiers', async () => {
+    const t = await build(['both']);
+    t.start();
+    const record = { runs: [{ source: 'host', fromBlock: 0, blocks: 2, estimatedMs: 1, recomputeMs: 9, tookMs: 1.5, outcome: 'done' }], onboardedBlocks: 2, waitedMs: 1.5 };
+    const call = at(t.plane.calls, 0);
+    call.reply({ type: 'fetched', record });
+    expect(t.host.records.get('req')?.kv).toEqual(record);
+    call.reply(last(6));
+    call.reply(end());
+    expect(t.output.ends).toMatchObject([{ type: 'finished' }]);
+  });
+
   it('fail with a code when there is no worker', async () => {
     const t = await build([]);
     t.start();

@@ -14,13 +14,14 @@ import type {
 import { saltHash, sequenceHashes } from '@armature/tokens';
 import { Passage } from '../admission/passage.ts';
 import { sessionKey } from '../admission/session-table.ts';
-import { Method, numberField, parseHandover, requestMessage, tokensFrom } from '../messages.ts';
+import { Method, numberField, parseFetched, parseHandover, requestMessage, tokensFrom } from '../messages.ts';
 import type { EngineRequestFields } from '../messages.ts';
 import type { Route, RouteQuery } from '../routing/model-router.ts';
 import type { RequestRecord } from '../routing/records.ts';
 import type { Charge } from '../routing/worker-table.ts';
 import { callUnary } from '../worker/unary.ts';
 import type { ExecutionHost } from './execution-host.ts';
+import { peersOf } from './kv-peers.ts';
 import { Leg } from './leg.ts';
 import type { LegListener } from './leg.ts';
 import { TokenLog } from './token-log.ts';
@@ -235,7 +236,7 @@ export class RequestRun implements InferenceHandle, LegListener {
     this.#expectedCachedTokens = blockSize * Math.min(route.overlapBlocks, Math.floor((this.#request.promptTokenIds.length - 1) / blockSize));
     const charge = this.#dispatch(route, query, hop);
     this.#main = new Leg('main', route.worker, charge, this);
-    this.#openLeg(this.#main, Method.Generate, requestMessage(this.#engineRequest('full'), {}));
+    this.#openLeg(this.#main, Method.Generate, requestMessage(this.#engineRequest('full'), peersOf(route, this.#host.router.table)));
   }
 
   #placePrefill(decodeRoute: Route, decodeQuery: RouteQuery): void {
@@ -252,7 +253,7 @@ export class RequestRun implements InferenceHandle, LegListener {
     this.#decodeRoute = { route: decodeRoute, query: decodeQuery };
     const charge = this.#dispatch(route, query, 'prefill');
     this.#prefill = new Leg('prefill', route.worker, charge, this);
-    this.#openLeg(this.#prefill, Method.Generate, requestMessage(this.#engineRequest('prefill'), {}));
+    this.#openLeg(this.#prefill, Method.Generate, requestMessage(this.#engineRequest('prefill'), peersOf(route, this.#host.router.table, decodeRoute)));
   }
 
   #dispatch(route: Route, query: RouteQuery, hop: RoutingHop): Charge {
@@ -326,6 +327,9 @@ export class RequestRun implements InferenceHandle, LegListener {
           break;
         case 'transferred':
           this.#onTransferred(message);
+          break;
+        case 'fetched':
+          this.#record.kv = parseFetched(message);
           break;
         case 'end':
           this.#onEnd(leg, message);

@@ -1,32 +1,21 @@
-import type { TokenBatch } from '@armature/contracts';
+const FIRST_CAPACITY = 32;
 
-/** Output tokens of a single-choice request, kept so that another worker can go on. */
+/** Output tokens of one choice. */
 export class TokenLog {
-  readonly #isKept: boolean;
   #tokens = new Int32Array(0);
   #length = 0;
-
-  constructor(isKept: boolean) {
-    this.#isKept = isKept;
-  }
 
   get length(): number {
     return this.#length;
   }
 
-  /** Whether everything delivered is in the log. */
-  get isComplete(): boolean {
-    return this.#isKept;
-  }
-
-  push(batch: TokenBatch): void {
-    if (!this.#isKept) return;
-    if (this.#length + batch.count > this.#tokens.length) {
-      const grown = new Int32Array(Math.max(32, this.#tokens.length * 2, this.#length + batch.count));
+  push(token: number): void {
+    if (this.#length === this.#tokens.length) {
+      const grown = new Int32Array(Math.max(FIRST_CAPACITY, this.#tokens.length * 2));
       grown.set(this.#tokens);
       this.#tokens = grown;
     }
-    for (let i = 0; i < batch.count; i++) this.#tokens[this.#length++] = batch.tokenIds[i];
+    this.#tokens[this.#length++] = token;
   }
 
   /** `prompt` followed by the log; `prompt` itself while the log is empty. */

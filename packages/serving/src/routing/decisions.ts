@@ -8,6 +8,7 @@ const FACTS = 15;
 const CAPACITY_DOUBLES = 1 << 20;
 const GONE_WORKERS = 4_096;
 const NO_BYTES = new Uint8Array(0);
+const NO_HOLDERS: readonly { readonly slot: number; readonly blocks: number }[] = [];
 
 /**
  * The facts behind the last decisions of one model, as rows of doubles in one ring of 8 MiB: recording copies numbers and makes one object per
@@ -126,6 +127,22 @@ export class DecisionRing {
     return Number.isFinite(rows[at + 1]!) ? { cost: rows[at + 1]!, overlapBlocks: rows[at + 8]!, bestOther } : undefined;
   }
 
+  /**
+   * Slots of the candidates that hold more than `beyond` leading blocks, and how many each holds; a look at the facts, which allocates only for what it
+   * finds. The slots are those of the time of the decision.
+   */
+  holders({ offset, count }: Decision, beyond: number): readonly { readonly slot: number; readonly blocks: number }[] {
+    const rows = this.#rows;
+    if (rows === undefined || offset < 0 || offset + this.#capacity < this.#head) return NO_HOLDERS;
+    const first = offset % this.#capacity;
+    let found: { slot: number; blocks: number }[] | undefined;
+    for (let i = 0; i < count; i++) {
+      const at = first + i * this.#width;
+      if (rows[at + 8]! > beyond) (found ??= []).push({ slot: rows[at + 13]!, blocks: rows[at + 8]! });
+    }
+    return found ?? NO_HOLDERS;
+  }
+
   #read(rows: Float64Array, at: number, columns: CandidateColumns, i: number): WorkerRecord {
     columns.activeRequests[i] = rows[at + 2]!;
     columns.activePrefillTokens[i] = rows[at + 3]!;
@@ -204,6 +221,11 @@ export class Decision implements DecisionRecord {
 
   get candidates(): readonly CandidateRecord[] {
     return this.#ring.candidates(this);
+  }
+
+  /** See `DecisionRing.holders`. */
+  holders(beyond: number): readonly { readonly slot: number; readonly blocks: number }[] {
+    return this.#ring.holders(this, beyond);
   }
 
   /**

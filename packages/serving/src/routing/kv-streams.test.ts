@@ -186,6 +186,7 @@ describe('KvStreams', () => {
     ['a negative id', { type: 'cleared', eventId: -1 }],
     ['a fractional id', { type: 'cleared', eventId: 1.5 }],
     ['an id over 2^53', { type: 'cleared', eventId: 2 ** 60 }],
+    ['a cleared tier that is none', { type: 'cleared', eventId: 1, tier: 'tape' }],
     ['a bigint id', { type: 'cleared', eventId: 1n }],
   ])('%s instead of an event is counted, changes nothing, and is made up for', (_name, payload) => {
     const { truth, known, receive, answer, metrics } = build();

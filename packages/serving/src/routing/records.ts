@@ -1,4 +1,5 @@
 import type { RoutingHop } from '@armature/contracts';
+import type { KvFetchRecord } from '@armature/kvbm';
 import type { QueueRecord } from '../admission/passage.ts';
 import type { Decision } from './decisions.ts';
 
@@ -73,6 +74,8 @@ export interface RequestRecord {
   disaggregation: { readonly policy: string; readonly remote: boolean; readonly reason: string } | undefined;
   readonly decisions: Decision[];
   transfer: TransferRecord | undefined;
+  /** What the worker that computed the prompt brought up from lower tiers and peers before. */
+  kv?: KvFetchRecord;
   /** Its wait for a worker, when it had to. */
   queue?: QueueRecord;
   migrations: number;

@@ -22,8 +22,8 @@ export interface AgentMoverOptions {
   readonly maxRunningPerPeer?: number;
 }
 
-/** The KvMover over a nixel agent: the engine's arena is registered and listed once, a pull picks blocks from the lists of both sides. */
-export async function createAgentMover(options: AgentMoverOptions): Promise<KvMover> {
+/** A worker's transfer agent, with the engine's arena as its first segment. */
+export async function createArenaAgent(options: AgentMoverOptions): Promise<Agent> {
   const { arena, name, incarnation, transports, clock, log, maxRunningPerPeer = 1024 } = options;
   const segment = arena.segments[0];
   if (segment === undefined) throw new ArmatureError('SERVING_ARENA_EMPTY', `engine of ${name} has an empty KV arena`);
@@ -31,11 +31,20 @@ export async function createAgentMover(options: AgentMoverOptions): Promise<KvMo
   const { layout } = arena;
   try {
     agent.register({ ...segment, access: 'peers-read', ...(layout === undefined ? {} : { layout }) });
-    return new AgentMover(agent, arena, clock, log);
+    return agent;
   } catch (error) {
     await agent.close();
     throw error;
   }
+}
+
+/** The KvMover over such an agent, which it closes: the arena is listed once, a pull picks blocks from the lists of both sides. */
+export function moverOf(agent: Agent, { arena, clock, log }: Pick<AgentMoverOptions, 'arena' | 'clock' | 'log'>): KvMover {
+  return new AgentMover(agent, arena, clock, log);
+}
+
+export async function createAgentMover(options: AgentMoverOptions): Promise<KvMover> {
+  return moverOf(await createArenaAgent(options), options);
 }
 
 /** A pull until it has ended. */

@@ -21,6 +21,8 @@ function build(options: { matched?: number; lease?: boolean; layout?: string; bl
   const kv: KvFace = {
     arena: () => ({ segments: [], blockStrideBytes: 8, pieces: 1, pieceBytes: 8, pieceStrideBytes: 8, layoutFingerprint: 'layout' }),
     match: () => 0,
+    lease: () => undefined,
+    evictable: () => new Int32Array(0),
     reserve: (_hashes, blocks) => (free.blocks ? { id: 3, matchedBlocks: options.matched ?? 0, blocks: Int32Array.from({ length: blocks }, (_, i) => 40 + i) } : undefined),
     commit: (_id, blocks) => void log.push(`commit ${blocks}`),
     release: () => void log.push('release'),
@@ -57,6 +59,8 @@ function build(options: { matched?: number; lease?: boolean; layout?: string; bl
       done(options.lease ?? true);
     },
     renewLease: (_address, lease) => void log.push(`renew ${lease}`),
+    eventIdOf: (id) => id,
+    submitting: () => undefined,
     moved: (blocks) => void log.push(`moved ${blocks}`),
     failed: (outcome) => void log.push(`failed ${outcome}`),
     closed: () => void log.push('closed'),

@@ -29,9 +29,13 @@ export interface IntakeHost {
   /** Asks the prefill worker; `done(valid)` comes once, false when it cannot be reached. */
   releaseLease(address: string, lease: number, done: (isValid: boolean) => void): void;
   renewLease(address: string, lease: number, ttlMs: number): void;
+  /** Number of an engine's event in the worker's sequence. */
+  readonly eventIdOf: (engineEventId: number) => number;
   /** Counters. */
   moved(blocks: number, bytes: number): void;
   failed(outcome: string): void;
+  /** The engine is about to be given the leg. */
+  submitting(): void;
   closed(intake: DecodeIntake): void;
 }
 
@@ -115,7 +119,7 @@ export class DecodeIntake implements StreamSink {
   #reserve(): void {
     if (this.#isClosed) return;
     const { kv, clock, transferTimeoutMs } = this.#host;
-    const reservation = kv.reserve(this.#request.sequenceHashes, this.#promptBlocks, transferTimeoutMs);
+    const reservation = kv.reserve(this.#request.sequenceHashes, this.#promptBlocks, transferTimeoutMs, this.#request.cacheSalt);
     if (reservation !== undefined) {
       this.#reservation = reservation;
       this.#nextBlock = reservation.matchedBlocks;
@@ -224,8 +228,9 @@ export class DecodeIntake implements StreamSink {
       durationMs: this.#host.clock.nowMs() - this.#openedAtMs,
       outcome: this.#outcome,
     });
-    const sink = new EngineStream(this.#stream, () => this.#host.closed(this));
+    const sink = new EngineStream({ stream: this.#stream, onEnd: () => this.#host.closed(this), eventIdOf: this.#host.eventIdOf });
     this.#sink = sink;
+    this.#host.submitting();
     sink.handle = engine.submit(
       {
         ...this.#request,

@@ -7,6 +7,7 @@ import type {
   ErrorData,
   EventPlane,
   Health,
+  KvFace,
   Logger,
   Metrics,
   PlainData,
@@ -21,13 +22,17 @@ import type {
   WorkerRecord,
   WorkerRole,
 } from '@armature/contracts';
-import { Method, PROTOCOL, numberField, parseOpaqueSource, parsePullSource, parseRequest } from '../messages.ts';
+import type { BlockManager } from '@armature/kvbm';
+import { Method, PROTOCOL, numberField, parseOpaqueSource, parsePeers, parsePullSource, parseRequest } from '../messages.ts';
 import { DecodeIntake } from './decode-intake.ts';
 import type { IntakeHost } from './decode-intake.ts';
-import { EventHistory } from './event-history.ts';
-import { EngineStream } from './engine-stream.ts';
+import { GenerateLeg } from './generate-leg.ts';
+import type { LegHost, LegKv } from './generate-leg.ts';
 import type { KvMover } from './kv-mover.ts';
+import { answerBorrow } from './kv-peers.ts';
+import { PrefillWatch } from './prefill-watch.ts';
 import { callUnary } from './unary.ts';
+import { WorkerEvents } from './worker-events.ts';
 
 const LEASE_CALL_TIMEOUT_MS = 2_000;
 const REGISTRATION_TTL_MS = 10_000;
@@ -57,6 +62,16 @@ export interface WorkerHostOptions {
   readonly health: Health;
 }
 
+/** What stands beside an engine that exposes its KV. */
+export interface WorkerKv {
+  /** Owns the worker's transfer agent. */
+  readonly mover: KvMover;
+  /** Keeps blocks in tiers below the engine; undefined: none are configured. */
+  readonly manager: BlockManager | undefined;
+  /** Longest wait of a request for blocks of those tiers. */
+  readonly fetchDeadlineMs: number;
+}
+
 const ignore: StreamSink = { message: () => undefined, closed: () => undefined };
 
 /** Puts one started engine on the planes: serves its legs, publishes its KV events, registers it, drains it. */
@@ -65,15 +80,17 @@ export class WorkerHost {
   readonly engine: EngineBackend;
   readonly #options: WorkerHostOptions;
   readonly #intakes = new Set<DecodeIntake>();
-  readonly #streams = new Set<EngineStream>();
+  readonly #generating = new Set<GenerateLeg>();
   readonly #movedBlocks: Counter;
   readonly #movedBytes: Counter;
   readonly #legs: Counter;
   readonly #failures: { with(...labels: string[]): Counter };
   readonly #subject: string;
-  readonly #history = new EventHistory();
+  readonly #events: WorkerEvents;
+  readonly #legHost: LegHost;
   #heartbeat: Timer | undefined;
-  #mover: KvMover | undefined;
+  #kv: WorkerKv | undefined;
+  #legKv: LegKv | undefined;
   #intakeHost: IntakeHost | undefined;
   #endpoint: ServedEndpoint | undefined;
   #registration: Registration | undefined;
@@ -101,21 +118,40 @@ export class WorkerHost {
     this.#failures = { with: (reason) => failures.with(...labels, reason) };
     // Before the engine starts, so that no event is missed.
     this.#subject = kvEventSubject(options.model, this.instanceId);
-    options.engine.onKvEvent((event) => {
-      this.#history.push(event);
-      options.events.publish(this.#subject, event as unknown as PlainData);
-    });
+    this.#events = new WorkerEvents({ engine: options.engine, publish: (event) => options.events.publish(this.#subject, event as unknown as PlainData) });
+    this.#legHost = this.#buildLegHost();
+  }
+
+  /** Undefined: no tiers below the engine. */
+  get manager(): BlockManager | undefined {
+    return this.#kv?.manager;
   }
 
   get record(): WorkerRecord | undefined {
     return this.#record;
   }
 
-  /** Serves and registers. The engine must have been started; `mover` is undefined when it does not expose its KV. */
-  async start(mover: KvMover | undefined): Promise<void> {
+  /** Throws when the engine, which has been started, does not fit the pool. */
+  checkEngine(): void {
+    const { engine, role, blockSize, pool, engineName } = this.#options;
+    if (!engine.abilities.roles.includes(role)) {
+      throw new ArmatureError('SERVING_ROLE_UNSUPPORTED', `engine "${engineName}" of pool "${pool}" cannot be a ${role} worker`, {
+        hint: `it can be: ${engine.abilities.roles.join(', ')}`,
+      });
+    }
+    if (engine.info.blockSize !== blockSize) {
+      throw new ArmatureError('SERVING_BLOCK_SIZE_MISMATCH', `engine "${engineName}" of pool "${pool}" uses blocks of ${engine.info.blockSize} tokens, the model ${blockSize}`, {
+        hint: 'set models[].blockSize to the size that the engine uses',
+      });
+    }
+  }
+
+  /** Serves and registers. The engine must have been started; `kv` is undefined when it does not expose its KV. The worker closes what it holds. */
+  async start(kv: WorkerKv | undefined): Promise<void> {
     const { model, pool, index, requests, discovery, engine } = this.#options;
-    this.#mover = mover;
-    this.#checkEngine();
+    this.#kv = kv;
+    this.checkEngine();
+    if (kv?.manager !== undefined) this.#attach(kv.manager, kv.fetchDeadlineMs);
     this.#intakeHost = this.#buildIntakeHost();
     this.#endpoint = await requests.serve(`${model}/${pool}/${index}`, (open, stream) => this.#open(open, stream));
     this.#record = this.#buildRecord(this.#endpoint.address);
@@ -129,7 +165,7 @@ export class WorkerHost {
   #beat(): void {
     const { clock, engine, events } = this.#options;
     if (!events.supports.processes || !engine.abilities.kvEvents) return;
-    events.publish(this.#subject, { type: 'heartbeat', eventId: this.#history.lastEventId });
+    events.publish(this.#subject, { type: 'heartbeat', eventId: this.#events.lastEventId });
     this.#heartbeat = clock.setTimer(HEARTBEAT_MS, () => this.#beat());
   }
 
@@ -144,7 +180,7 @@ export class WorkerHost {
     const { model, pool, index, health } = this.#options;
     health.set(`worker ${model}/${pool}/${index}`, 'draining');
     await this.#registration?.close();
-    if (this.#streams.size + this.#intakes.size > 0 && deadlineMs > 0) {
+    if (this.#generating.size + this.#intakes.size > 0 && deadlineMs > 0) {
       const { clock } = this.#options;
       await new Promise<void>((resolve) => {
         const timer = clock.setTimer(deadlineMs, resolve);
@@ -156,27 +192,22 @@ export class WorkerHost {
     }
     if (this.#heartbeat !== undefined) this.#options.clock.clearTimer(this.#heartbeat);
     await this.#endpoint?.close();
-    await this.#mover?.close();
+    await this.#kv?.manager?.close(); // its copies end before their agent does
+    await this.#kv?.mover.close();
     health.remove(`worker ${model}/${pool}/${index}`);
   }
 
-  #checkEngine(): void {
-    const { engine, role, blockSize, pool, engineName } = this.#options;
-    if (!engine.abilities.roles.includes(role)) {
-      throw new ArmatureError('SERVING_ROLE_UNSUPPORTED', `engine "${engineName}" of pool "${pool}" cannot be a ${role} worker`, {
-        hint: `it can be: ${engine.abilities.roles.join(', ')}`,
-      });
-    }
-    if (engine.info.blockSize !== blockSize) {
-      throw new ArmatureError('SERVING_BLOCK_SIZE_MISMATCH', `engine "${engineName}" of pool "${pool}" uses blocks of ${engine.info.blockSize} tokens, the model ${blockSize}`, {
-        hint: 'set models[].blockSize to the size that the engine uses',
-      });
-    }
+  #attach(manager: BlockManager, fetchDeadlineMs: number): void {
+    const { clock } = this.#options;
+    this.#events.attach(manager);
+    const watch = new PrefillWatch(clock, (tokens, milliseconds) => manager.observePrefill(tokens, milliseconds));
+    this.#legKv = { kv: this.#face(), manager, watch, fetchDeadlineMs };
   }
 
   #buildRecord(address: string): WorkerRecord {
     const { model, pool, index, role, engineName, engine, hardware, costPerHour, taints } = this.#options;
-    const mover = this.#mover;
+    const mover = this.#kv?.mover;
+    const kvTiers = this.manager?.stats().tiers.map(({ tier }) => tier);
     return {
       instanceId: this.instanceId,
       model,
@@ -198,13 +229,14 @@ export class WorkerHost {
       modelFingerprint: engine.info.modelFingerprint,
       layoutFingerprint: mover === undefined ? '' : (engine.kv?.arena().layoutFingerprint ?? ''),
       agentMetadata: mover?.metadata() ?? new Uint8Array(0),
+      ...(kvTiers === undefined ? {} : { kvTiers }),
       protocol: PROTOCOL,
     };
   }
 
   #buildIntakeHost(): IntakeHost | undefined {
     const { engine, clock, requests, blockSize, transferTimeoutMs } = this.#options;
-    const mover = this.#mover;
+    const mover = this.#kv?.mover;
     const kv = engine.kv;
     if (kv === undefined || mover === undefined) return undefined;
     const unary = (address: string, method: string, message: PlaneMessage, done: (answer: PlaneMessage | undefined) => void): void =>
@@ -224,8 +256,25 @@ export class WorkerHost {
         this.#movedBytes.inc(bytes);
       },
       failed: (reason) => this.#failures.with(reason).inc(),
+      eventIdOf: (engineEventId) => this.#events.idOf(engineEventId),
+      submitting: () => void this.#legKv?.watch.submitted(0, false),
       closed: (intake) => {
         this.#intakes.delete(intake);
+        this.#checkFailure();
+        this.#checkIdle();
+      },
+    };
+  }
+
+  #buildLegHost(): LegHost {
+    const { engine, clock, blockSize } = this.#options;
+    return {
+      engine,
+      clock,
+      blockSize,
+      eventIdOf: (engineEventId) => this.#events.idOf(engineEventId),
+      closed: (leg) => {
+        this.#generating.delete(leg);
         this.#checkFailure();
         this.#checkIdle();
       },
@@ -239,41 +288,46 @@ export class WorkerHost {
       case Method.Decode:
         return this.#decode(open.message, stream);
       case Method.RenewLease:
-        return answer(stream, { type: 'lease', valid: this.#kv().renewLease(numberField(open.message, 'lease'), numberField(open.message, 'ttlMs')) });
+        return answer(stream, { type: 'lease', valid: this.#face().renewLease(numberField(open.message, 'lease'), numberField(open.message, 'ttlMs')) });
       case Method.ReleaseLease:
-        return answer(stream, { type: 'lease', valid: this.#kv().releaseLease(numberField(open.message, 'lease')) === 'valid' });
+        return answer(stream, { type: 'lease', valid: this.#face().releaseLease(numberField(open.message, 'lease')) === 'valid' });
       case Method.Snapshot:
-        return answer(stream, { type: 'snapshot', events: this.#options.engine.snapshot() as unknown as PlainData });
+        return answer(stream, { type: 'snapshot', events: this.#events.snapshot() as unknown as PlainData });
       case Method.Replay:
-        return answer(stream, { type: 'replay', events: this.#history.slice(numberField(open.message, 'from'), numberField(open.message, 'to')) as unknown as PlainData });
+        return answer(stream, { type: 'replay', events: this.#events.history.slice(numberField(open.message, 'from'), numberField(open.message, 'to')) as unknown as PlainData });
+      case Method.Borrow:
+        this.#refuseIfDraining();
+        return answerBorrow(this.#manager(), open.message, stream);
+      case Method.RenewLoan:
+        return answer(stream, { type: 'lease', valid: this.#manager().renewLoan(numberField(open.message, 'lease'), numberField(open.message, 'ttlMs')) });
+      case Method.SettleLoan:
+        return answer(stream, { type: 'lease', valid: this.#manager().settleLoan(numberField(open.message, 'lease')) === 'valid' });
       default:
         throw new ArmatureError('SERVING_METHOD_UNKNOWN', `worker method "${open.method}" does not exist`, { hint: 'the caller runs another version' });
     }
   }
 
-  #kv(): NonNullable<EngineBackend['kv']> {
-    const kv = this.#options.engine.kv;
+  #face(): KvFace {
+    const { kv } = this.#options.engine;
     if (kv === undefined) throw new ArmatureError('SERVING_KV_UNSUPPORTED', `engine "${this.#options.engineName}" does not expose its KV`);
     return kv;
   }
 
+  #manager(): BlockManager {
+    const { manager } = this;
+    if (manager === undefined) throw new ArmatureError('SERVING_KV_UNSUPPORTED', `worker ${this.instanceId} keeps no KV below its engine`);
+    return manager;
+  }
+
   #generate(message: PlaneMessage, stream: PlaneStream): StreamSink {
     this.#refuseIfDraining();
-    const request = parseRequest(message);
+    const leg = new GenerateLeg(this.#legHost, parseRequest(message), stream);
+    const source = parseOpaqueSource(message);
+    const peers = parsePeers(message);
     this.#legs.inc();
-    const sink = new EngineStream(stream, () => {
-      this.#streams.delete(sink);
-      this.#checkFailure();
-      this.#checkIdle();
-    });
-    this.#streams.add(sink);
-    sink.handle = this.#options.engine.submit({ ...request, kvSource: parseOpaqueSource(message) }, sink);
-    return {
-      message: () => undefined,
-      closed: () => {
-        if (!sink.hasEnded && sink.handle !== undefined) this.#options.engine.cancel(sink.handle);
-      },
-    };
+    this.#generating.add(leg);
+    leg.start(source, this.#legKv, peers);
+    return leg;
   }
 
   #decode(message: PlaneMessage, stream: PlaneStream): StreamSink {
@@ -305,7 +359,7 @@ export class WorkerHost {
   }
 
   #checkIdle(): void {
-    if (this.#streams.size + this.#intakes.size === 0) this.#onIdle?.();
+    if (this.#generating.size + this.#intakes.size === 0) this.#onIdle?.();
   }
 }
 

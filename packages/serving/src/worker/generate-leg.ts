@@ -1,0 +1,116 @@
+import type { Clock, EngineBackend, ErrorData, KvFace, KvOperation, KvSource, PlaneStream, StreamSink } from '@armature/contracts';
+import type { BlockManager, KvFetchResult, KvPeer } from '@armature/kvbm';
+import { fetchedMessage } from '../messages.ts';
+import type { EngineRequestFields } from '../messages.ts';
+import { EngineStream } from './engine-stream.ts';
+import type { PrefillWatch } from './prefill-watch.ts';
+
+/** Where a leg's blocks can be brought from; absent without a block manager. */
+export interface LegKv {
+  readonly kv: KvFace;
+  readonly manager: BlockManager;
+  readonly watch: PrefillWatch;
+  readonly fetchDeadlineMs: number;
+}
+
+export interface LegHost {
+  readonly engine: EngineBackend;
+  readonly clock: Clock;
+  readonly blockSize: number;
+  /** Number of an engine's event in the worker's sequence. */
+  eventIdOf(engineEventId: number): number;
+  closed(leg: GenerateLeg): void;
+}
+
+/**
+ * A leg that the engine computes itself. With a block manager, blocks of the prompt that a lower tier or a peer holds are brought to the engine first,
+ * where that is quicker than computing them. Closed at any time everything goes back: a fetch is cancelled, the engine's request too.
+ */
+export class GenerateLeg implements StreamSink {
+  readonly #host: LegHost;
+  readonly #request: EngineRequestFields;
+  readonly #stream: PlaneStream;
+  #kv: LegKv | undefined = undefined;
+  #fetch: KvOperation | undefined = undefined;
+  #sink: EngineStream | undefined = undefined;
+  #isClosed = false;
+
+  constructor(host: LegHost, request: EngineRequestFields, stream: PlaneStream) {
+    this.#host = host;
+    this.#request = request;
+    this.#stream = stream;
+  }
+
+  /** Gives the request to the engine, maybe after a fetch. Once. */
+  start(source: KvSource | undefined, kv: LegKv | undefined, peers: readonly KvPeer[]): void {
+    this.#kv = kv;
+    const blocks = kv === undefined || source !== undefined || this.#request.leg === 'decode' ? 0 : this.#blocksBeyond(kv.kv);
+    if (kv === undefined || blocks === 0) this.#submit(source);
+    else this.#startFetch(kv, blocks, peers);
+  }
+
+  message(): void {
+    // Everything is said in the opening message.
+  }
+
+  closed(_error: ErrorData | undefined): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    const sink = this.#sink;
+    if (sink === undefined) this.#fetch?.cancel(); // `fetched` follows
+    else if (!sink.hasEnded && sink.handle !== undefined) this.#host.engine.cancel(sink.handle);
+  }
+
+  /** Blocks of the prompt that could spare computing, 0 when the engine has them all. The last token is always computed: something is to be sampled. */
+  #blocksBeyond(kv: KvFace): number {
+    const { sequenceHashes, tokenIds } = this.#request;
+    const usable = Math.min(sequenceHashes.length >> 1, Math.floor((tokenIds.length - 1) / this.#host.blockSize));
+    return usable > 0 && kv.match(sequenceHashes) < usable ? usable : 0;
+  }
+
+  #startFetch({ manager, fetchDeadlineMs }: LegKv, blocks: number, peers: readonly KvPeer[]): void {
+    const { id, sequenceHashes, tokenIds, cacheSalt } = this.#request;
+    let isDone = false;
+    const fetch = manager.fetch(
+      {
+        id,
+        sequenceHashes: sequenceHashes.subarray(0, 2 * blocks),
+        promptTokens: tokenIds.length,
+        cacheSalt,
+        queuedTokens: this.#host.engine.load().prefillTokens,
+        deadlineMs: fetchDeadlineMs,
+        peers,
+      },
+      (result) => {
+        isDone = true;
+        this.#fetch = undefined;
+        this.#fetched(result);
+      },
+    );
+    if (!isDone) this.#fetch = fetch;
+  }
+
+  #fetched({ reservation, readyTokens, record }: KvFetchResult): void {
+    if (this.#isClosed) {
+      if (reservation !== undefined) this.#kv?.kv.release(reservation);
+      this.#host.closed(this);
+      return;
+    }
+    if (record.runs.length > 0) this.#stream.send(fetchedMessage(record));
+    this.#submit(reservation === undefined ? undefined : { type: 'reservation', reservation, readyTokens });
+  }
+
+  #submit(kvSource: KvSource | undefined): void {
+    const { engine } = this.#host;
+    const request = this.#request;
+    const timing = this.#kv?.watch.submitted(request.tokenIds.length, isIdle(engine));
+    const sink = new EngineStream({ stream: this.#stream, onEnd: () => this.#host.closed(this), eventIdOf: this.#host.eventIdOf, timing });
+    this.#sink = sink;
+    sink.handle = engine.submit({ ...request, kvSource }, sink);
+  }
+}
+
+function isIdle(engine: EngineBackend): boolean {
+  const { running, waiting } = engine.load();
+  return running + waiting === 0;
+}
