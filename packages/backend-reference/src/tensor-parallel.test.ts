@@ -15,7 +15,7 @@ const golden = JSON.parse(readFileSync(fileURLToPath(new URL('../../model-demo/g
 const BLOCKS = 96;
 const engines: EngineBackend[] = [];
 afterEach(async () => {
-  await Promise.all(engines.splice(0).map((engine) => engine.close()));
+  await Promise.all(engines.splice(0).map((engine) => engine.close?.()));
 });
 
 /** Heads split evenly, one KV head for two ranks, one for all. */
@@ -96,10 +96,6 @@ describe('any number of ranks gives the same bits', () => {
 
     it(`${name}: each rank's arena holds its heads and no others, and blocks are what the ranks say`, () => {
       const folder = writeCheckpoint({ config, seed: 3 });
-      const arenas = [1, 2, 4].map((ranks) => {
-        const { model } = new DirectRunner(folder, { blockSize: 8, totalBlocks: BLOCKS, tensorParallel: ranks });
-        return { runner: model, arena: arenaOf(model.plan, model.memory, model.fingerprint) };
-      });
       const runners = [1, 2, 4].map((ranks) => runnerFor(folder, ranks));
       const views = runners.map(({ model }) => arenaOf(model.plan, model.memory, model.fingerprint));
       for (const runner of runners) logitsOf(runner, randomSteps(25));
@@ -109,7 +105,7 @@ describe('any number of ranks gives the same bits', () => {
           for (const plane of [0, 1]) {
             for (let head = 0; head < kvHeads; head++) {
               const one = headBytes(views[0]!, { block, layer, plane, head });
-              expect(one).not.toBe(headBytes(arenas[0]!.arena, { block, layer, plane, head })); // written at all
+              expect(one).not.toMatch(/^A*=*$/); // written at all
               expect(headBytes(views[1]!, { block, layer, plane, head })).toBe(one);
               const copies = Math.max(1, 4 / kvHeads);
               for (let copy = 0; copy < copies; copy++) expect(headBytes(views[2]!, { block, layer, plane, head }, copy)).toBe(one);
