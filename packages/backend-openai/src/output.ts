@@ -168,23 +168,31 @@ function tokenOf(id: number, logprobs: ChunkLogprobs | null | undefined, at: num
  * the others, one that is held back hands it on: the sum over the rows is the server's.
  */
 function textReading(tokens: TextTokens, codec: TextCodec, topLogprobs: number): Pick<ChoiceState, 'read' | 'flush'> {
+  const idOf = (name: string): number => codec.tokenIdOf(name);
   let carried = 0;
-  const rowsOf = (ids: readonly number[], logprobs: ChunkLogprobs | null | undefined, at: number): OutputToken[] => {
-    if (topLogprobs >= 0) carried += logprobs?.token_logprobs?.[at] ?? NaN;
-    return ids.map((id, i) => {
+  const rowsOf = (ids: readonly number[], from: ChunkLogprobs | null | undefined, at: number): OutputToken[] =>
+    ids.map((id, i) => {
       if (i > 0) return { id, logprob: 0, tops: undefined };
-      const token = { ...tokenOf(id, logprobs, at, topLogprobs, (name) => codec.tokenIdOf(name)), logprob: carried };
+      const token = { ...tokenOf(id, from, at, topLogprobs, idOf), logprob: carried };
       carried = 0;
       return token;
     });
-  };
   return {
-    read: (choice) => {
-      const text = choice.text ?? '';
-      const pieces = topLogprobs < 0 ? undefined : choice.logprobs?.tokens;
-      if (pieces === undefined || pieces.join('') !== text) return text === '' ? [] : rowsOf(tokens.push(text), choice.logprobs, 0);
-      return pieces.flatMap((piece, i) => rowsOf(tokens.push(piece), choice.logprobs, i));
+    read: ({ text, logprobs }) => {
+      const whole = text ?? '';
+      if (topLogprobs < 0) return rowsOf(tokens.push(whole), undefined, 0);
+      const values = logprobs?.token_logprobs ?? [];
+      const pieces = logprobs?.tokens ?? [];
+      if (pieces.join('') !== whole) {
+        // Parts of characters have no text of their own: one piece then.
+        for (const value of values) carried += value ?? NaN;
+        return rowsOf(tokens.push(whole), undefined, 0);
+      }
+      return pieces.flatMap((piece, i) => {
+        carried += values[i] ?? NaN;
+        return rowsOf(tokens.push(piece), logprobs, i);
+      });
     },
-    flush: () => rowsOf(tokens.finish(), { token_logprobs: [0] }, 0),
+    flush: () => rowsOf(tokens.finish(), undefined, 0),
   };
 }

@@ -30,7 +30,7 @@ export class TextCodec {
     this.#before = [...empty.subarray(0, before)];
     this.#after = empty.length - before;
     this.#entries = undefined;
-    this.encodings = [(text) => this.#encode(text), ...ANCHORS.map((anchor): Encoding => (text) => this.#encodeBehind(anchor, text)), (text) => this.#encodeBytes(text)];
+    this.encodings = [(text) => this.encode(text), ...ANCHORS.map((anchor): Encoding => (text) => this.#encodeBehind(anchor, text))];
   }
 
   /** A decoder as a frontend opens it. */
@@ -49,7 +49,7 @@ export class TextCodec {
     for (let i = from; i < tokenIds.length; i++) text += output.push(tokenIds[i]);
     text += output.finish();
     if (!text.includes('\ufffd')) return text;
-    const again = this.#encode(text);
+    const again = this.encode(text);
     if (again.length === tokenIds.length - from && again.every((id, i) => id === tokenIds[from + i])) return text;
     throw new ArmatureError('OPENAI_PROMPT_NOT_TEXT', 'the prompt’s token ids are not those of a text, and the server takes only text', { hint: 'send the prompt as text, or use a server that takes token ids' });
   }
@@ -63,19 +63,20 @@ export class TextCodec {
     return -1;
   }
 
-  #encode(text: string): number[] {
+  /** Ids of a text by itself, without what belongs to a whole prompt. */
+  encode(text: string): number[] {
     const { tokenIds } = this.#preprocessor.encodeText(text);
     return [...tokenIds.subarray(this.#before.length, tokenIds.length - this.#after)];
   }
 
   #encodeBehind(anchor: string, text: string): number[] | undefined {
-    const alone = this.#encode(anchor);
-    const ids = this.#encode(anchor + text);
+    const alone = this.encode(anchor);
+    const ids = this.encode(anchor + text);
     return alone.every((id, i) => ids[i] === id) ? ids.slice(alone.length) : undefined;
   }
 
-  /** Longest entries of the vocabulary first: not what the model's encoder would choose, but it always decodes to the text. */
-  #encodeBytes(text: string): number[] | undefined {
+  /** The vocabulary's entries with these bytes, the longest first: for characters that the encoder takes for another (SentencePiece's `▁`). */
+  encodeBytes(text: string): number[] | undefined {
     const entries = (this.#entries ??= this.#readVocabulary());
     const bytes = Buffer.from(text).toString('latin1');
     const ids: number[] = [];
@@ -96,7 +97,7 @@ export class TextCodec {
     for (let id = 0; id < this.#preprocessor.card.vocabSize; id++) {
       const bytes = Buffer.from(this.#preprocessor.tokenBytes(id)).toString('latin1');
       if (bytes === '' || bytes.length > MAX_ENTRY_BYTES || entries.has(bytes)) continue;
-      // Behind a letter, as decoders may strip the first space; special tokens give nothing.
+      // Special tokens are not shown. A decoder may strip the first space of a text, which is no reason to leave it out.
       const output = this.openText();
       if (output.push(id) + output.finish() !== '' || bytes === ' ') entries.set(bytes, id);
     }

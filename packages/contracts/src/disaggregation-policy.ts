@@ -26,6 +26,8 @@ export interface DisaggregationPolicy extends Lifecycle {
   readonly creditsDecodeOverlap: boolean;
   /** When no prefill worker is ready. Never silent: each use is counted and recorded. */
   readonly whenNoPrefillWorker: 'local' | 'fail';
+  /** True: the predicted times of the input are looked at; without it they stay NaN. */
+  readonly usesPredictions?: boolean;
   /** Must not throw or keep `input`. */
   isRemote(input: DisaggregationInput): boolean;
 }

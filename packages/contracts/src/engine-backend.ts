@@ -52,6 +52,8 @@ export interface EngineRequest {
   readonly sampling: SamplingParams;
   readonly stop: StopParams;
   readonly choices: number;
+  /** Number of the first choice, when one of several goes on by itself: part of the seed of its draws. Batches count from 0. Absent = 0. */
+  readonly firstChoice?: number;
   /**
    * Decode leg: the first output token of each choice, sampled by the prefill worker; it counts as output already generated and
    * was already delivered. -1: that choice has ended with it. Undefined: this engine samples the first token.

@@ -31,8 +31,10 @@ export interface WorkerRecord {
   readonly modelFingerprint: string;
   /** Whether the engine tells what its cache holds; else the router predicts it. */
   readonly kvEvents: boolean;
-  /** KV can be copied between workers with equal layouts only. '' = KV not exposed. */
+  /** Equal: KV blocks are copied byte for byte. '' = KV not exposed. */
   readonly layoutFingerprint: string;
+  /** Equal, though the layouts differ: KV blocks are converted on the way, for example between numbers of tensor-parallel ranks. Absent: never. */
+  readonly kvConversion?: string;
   /** nixel agent metadata, '' length when KV is not exposed. */
   readonly agentMetadata: Uint8Array;
   /** Tiers below the engine from which peers may borrow blocks; absent: none. */

@@ -11,7 +11,7 @@ export function samplingSetup(sequence: Sequence, eos: ReadonlySet<number>): Sam
   return {
     ...sampling,
     slot: sequence.slot,
-    choice: sequence.choice,
+    choice: sequence.choice + (sequence.request.firstChoice ?? 0),
     promptTokenIds: sequence.tokens.slice(0, promptTokens),
     outputTokenIds: sequence.tokens.slice(promptTokens, sequence.length),
     minTokens: stop.minTokens,

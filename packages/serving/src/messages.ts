@@ -8,6 +8,7 @@ import type {
   SamplingParams,
   StopParams,
   TokenBatch,
+  WorkerRecord,
 } from '@armature/contracts';
 import type { KvFetchRecord, KvLoan, KvPeer } from '@armature/kvbm';
 
@@ -22,6 +23,8 @@ export const Method = {
   Decode: 'decode',
   RenewLease: 'lease.renew',
   ReleaseLease: 'lease.release',
+  /** Can it serve? */
+  Probe: 'probe',
   /** The worker's KV events so far, for resync. */
   Snapshot: 'kv.snapshot',
   /** KV events `from` to `to` out of the worker's buffer. */
@@ -37,6 +40,7 @@ export interface PullSource {
   readonly address: string;
   readonly agentMetadata: Uint8Array;
   readonly layoutFingerprint: string;
+  readonly kvConversion?: string;
 }
 
 export type EngineRequestFields = Omit<EngineRequest, 'kvSource'>;
@@ -103,6 +107,7 @@ export function requestMessage(request: EngineRequestFields, extra: Readonly<Rec
     sampling: request.sampling as unknown as PlainData,
     stop: request.stop as unknown as PlainData,
     choices: request.choices,
+    firstChoice: request.firstChoice ?? 0,
     firstTokens: request.firstTokens,
     priority: request.priority,
     leaseTtlMs: request.leaseTtlMs,
@@ -128,6 +133,7 @@ export function parseRequest(message: PlaneMessage): EngineRequestFields {
     sampling: samplingFrom(message['sampling']),
     stop: stopFrom(message['stop']),
     choices: number(message['choices'], 'choices'),
+    firstChoice: number(message['firstChoice'] ?? 0, 'firstChoice'),
     firstTokens: firstTokens === undefined || firstTokens === null ? undefined : ints(firstTokens, 'firstTokens'),
     priority: number(message['priority'], 'priority'),
     leaseTtlMs: number(message['leaseTtlMs'], 'leaseTtlMs'),
@@ -147,7 +153,13 @@ export function parsePullSource(message: PlaneMessage): PullSource {
     address: string(source['address'], 'source.address'),
     agentMetadata: source['agentMetadata'],
     layoutFingerprint: string(source['layoutFingerprint'], 'source.layoutFingerprint'),
+    ...(source['kvConversion'] === undefined ? {} : { kvConversion: string(source['kvConversion'], 'source.kvConversion') }),
   };
+}
+
+/** Names a prefill worker as the place to pull from. */
+export function pullSourceOf({ address, agentMetadata, layoutFingerprint, kvConversion }: WorkerRecord): PullSource {
+  return { address, agentMetadata, layoutFingerprint, ...(kvConversion === undefined ? {} : { kvConversion }) };
 }
 
 /** Workers that hold more of a prompt than the one that takes it, for its block manager. */

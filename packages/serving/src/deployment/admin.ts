@@ -34,12 +34,15 @@ export function mountRoutes(context: DeploymentContext, sources: AdminSources): 
       model.router.table.records().map((worker) => {
         const { agentMetadata: _bytes, ...facts } = worker;
         const slot = model.router.table.slotOf(worker.instanceId) ?? 0;
-        return Object.assign(facts, { load: model.router.table.load(slot), kvStream: model.router.kvState(slot) });
+        return Object.assign(facts, { load: model.router.table.load(slot), isInhibited: model.router.table.isInhibited(slot), kvStream: model.router.kvState(slot) });
       }),
     ),
   );
   admin.get('/queues', 'Requests that wait for a worker, with the tenants that have most (?limit=N).', ({ query }) =>
     sources.models().flatMap((model) => (model.admission === undefined ? [] : [{ model: model.name, ...model.admission.snapshot(listLength(query.get('limit'))) }])),
+  );
+  admin.get('/hops', 'What prefill and transfer have taken lately, for the policies that predict them: observations, mean error of predictions.', () =>
+    sources.models().map((model) => ({ model: model.name, ...model.hopTimes.report() })),
   );
   admin.get('/engines', 'Engines of this process: queues, blocks, leases, reservations.', () =>
     sources.hosts().map(({ instanceId, engine }) => ({ instanceId, load: engine.load(), kv: engine.kv?.counts(), failure: engine.failure() })),

@@ -21,6 +21,8 @@ import { openWorkerKv } from './worker-kv.ts';
 import type { WorkerTiers } from './worker-kv.ts';
 
 const CLOSE_DEADLINE_MS = 10_000;
+/** Beyond its own time for a pull a decode worker needs some to end the lease and say so. */
+const TRANSFER_GRACE_MS = 5_000;
 
 interface RunningModel {
   readonly config: ModelConfig;
@@ -142,6 +144,8 @@ export class ServingDeployment implements Deployment, ModelDirectory {
       blockSize: config.blockSize,
       leaseTtlMs: config.leaseTtlMs,
       migrationLimit: config.migrationLimit,
+      deadlines: { ...config.deadlines, transferMs: config.deadlines.transferMs ?? config.transferTimeoutMs + TRANSFER_GRACE_MS },
+      failoverWaitMs: config.failoverWaitMs,
       policy: scope.instance(config.router),
       disaggregation: scope.instance(config.disaggregation),
       queue: config.queue,

@@ -2,6 +2,7 @@ import type { JsonSchema, PluginSlot } from '@armature/contracts';
 import type { BlockManagerConfig } from '@armature/kvbm';
 import { affinitySchema, queueSchema } from '../admission/config.ts';
 import type { AffinityConfig, QueueConfig } from '../admission/config.ts';
+import type { HopDeadlines } from '../execution/execution-host.ts';
 
 const slot = (kind: string, description: string, use?: string): JsonSchema => ({
   'x-kind': kind,
@@ -60,6 +61,26 @@ const workerSchema: JsonSchema = {
   },
 };
 
+const silence = (of: string, initial?: number): JsonSchema => ({
+  type: 'integer',
+  minimum: 0,
+  ...(initial === undefined ? {} : { default: initial }),
+  description: `${of}, in milliseconds; a worker silent for longer is left and the request moves on. 0 = only the deadline of the whole request.`,
+});
+
+const deadlinesSchema: JsonSchema = {
+  type: 'object',
+  additionalProperties: false,
+  default: {},
+  description: 'How long a worker may be silent, by what it is at. A process that is gone or stopped is noticed by the request plane; these are for engines that hang.',
+  properties: {
+    prefillMs: silence("Between two words of a prefill worker, its engine's queue included", 0),
+    transferMs: silence('From the end of prefill until the decode worker has the KV. Left out: transferTimeoutMs + 5000'),
+    firstTokenMs: silence("Until the first token of the worker that decodes, its engine's queue included", 0),
+    interTokenMs: silence('Between two tokens of a request', 30_000),
+  },
+};
+
 const modelSchema: JsonSchema = {
   type: 'object',
   'x-scope': 'model',
@@ -78,6 +99,8 @@ const modelSchema: JsonSchema = {
     leaseTtlMs: { type: 'integer', minimum: 100, default: 30_000, description: 'Life of a lease on prefilled blocks without renewal, in milliseconds.' },
     transferTimeoutMs: { type: 'integer', minimum: 10, default: 10_000, description: 'Longest silence in the KV pull of a request, in milliseconds; what is missing then is recomputed.' },
     migrationLimit: { type: 'integer', minimum: 0, maximum: 16, default: 3, description: 'How often a request moves on when its worker is lost.' },
+    deadlines: deadlinesSchema,
+    failoverWaitMs: { type: 'integer', minimum: 0, default: 2_000, description: 'How long a request that lost its worker, or finds every worker out, waits for one before it fails, in milliseconds.' },
     workers: { type: 'array', items: workerSchema, default: [], description: 'Workers that this process runs.' },
   },
 };
@@ -152,6 +175,8 @@ export interface ModelConfig {
   readonly leaseTtlMs: number;
   readonly transferTimeoutMs: number;
   readonly migrationLimit: number;
+  readonly deadlines: Omit<HopDeadlines, 'transferMs'> & { readonly transferMs?: number };
+  readonly failoverWaitMs: number;
   readonly workers: readonly WorkerConfig[];
 }
 

@@ -6,7 +6,7 @@ import { FileTransport, MemoryTransport } from '@armature/nixel';
 import type { Agent } from '@armature/nixel';
 import { createArenaAgent, moverOf } from '../worker/agent-mover.ts';
 import { peerCalls } from '../worker/kv-peers.ts';
-import { ARENA_SEGMENT } from '../worker/pull-sources.ts';
+import { ARENA_SEGMENT } from '../worker/arena-segments.ts';
 import type { WorkerKv } from '../worker/worker-host.ts';
 
 /** Tiers and policy of one worker, created and not yet opened. */

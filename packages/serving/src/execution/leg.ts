@@ -1,6 +1,6 @@
 import type { Clock, ErrorData, PlaneMessage, PlaneStream, RequestPlane, StreamOpen, StreamSink, Timer, WorkerRecord } from '@armature/contracts';
 import type { Charge } from '../routing/worker-table.ts';
-import { cancelledError, stalledError } from './failures.ts';
+import { cancelledError, decodeMovedError, stalledError } from './failures.ts';
 import type { Arrow } from './failures.ts';
 
 /** What an attempt hears of its legs. */
@@ -37,6 +37,8 @@ export class Leg implements StreamSink {
   hasTokens: boolean;
   /** The worker is still charged for this leg. */
   isCharged: boolean;
+  /** The worker ended the stream, or it was given up. */
+  isLost: boolean;
 
   constructor({ kind, worker, charge, clock }: LegSetup, listener: LegListener) {
     this.kind = kind;
@@ -50,6 +52,7 @@ export class Leg implements StreamSink {
     this.isComplete = false;
     this.hasTokens = false;
     this.isCharged = true;
+    this.isLost = false;
   }
 
   get isClosed(): boolean {
@@ -100,6 +103,7 @@ export class Leg implements StreamSink {
   closed(error: ErrorData | undefined): void {
     if (this.#isClosed) return;
     this.#close();
+    this.isLost = true;
     this.#listener.legClosed(this, error);
   }
 
@@ -119,7 +123,9 @@ export class Leg implements StreamSink {
 
   #stall(): void {
     const error = stalledError(this.worker.instanceId, this.#arrow, this.#limitMs);
-    this.cancel(error);
+    this.#close();
+    this.isLost = true;
+    this.#stream?.close(this.kind === 'main' ? decodeMovedError : error);
     this.#listener.legClosed(this, error);
   }
 

@@ -24,14 +24,19 @@ import { AdmissionQueue } from '../admission/admission-queue.ts';
 import type { AffinityConfig, QueueConfig } from '../admission/config.ts';
 import { SessionTable } from '../admission/session-table.ts';
 import { Method, PROTOCOL } from '../messages.ts';
+import { Inhibitions } from '../routing/inhibitions.ts';
 import { ModelRouter } from '../routing/model-router.ts';
 import type { RequestRecords } from '../routing/records.ts';
 import { callUnary } from '../worker/unary.ts';
-import type { ExecutionHost } from './execution-host.ts';
+import type { ExecutionHost, HopDeadlines } from './execution-host.ts';
+import { executionMetrics } from './execution-metrics.ts';
+import { HopTimes } from './hop-times.ts';
 import { ModelSelector } from './model-selector.ts';
 import { RequestRun } from './request-run.ts';
+import { WaitingRoom } from './waiting-room.ts';
 
 const SNAPSHOT_TIMEOUT_MS = 5_000;
+const PROBE_TIMEOUT_MS = 1_000;
 
 export interface ModelRuntimeOptions {
   readonly name: string;
@@ -41,6 +46,8 @@ export interface ModelRuntimeOptions {
   readonly blockSize: number;
   readonly leaseTtlMs: number;
   readonly migrationLimit: number;
+  readonly deadlines: HopDeadlines;
+  readonly failoverWaitMs: number;
   readonly policy: RouterPolicy;
   readonly disaggregation: DisaggregationPolicy;
   /** Left out: no queue in front of the workers. */
@@ -67,6 +74,9 @@ export class ModelRuntime implements ModelHandle {
   readonly selector: ModelSelector;
   readonly admission: AdmissionQueue | undefined;
   readonly sessions: SessionTable | undefined;
+  readonly inhibitions: Inhibitions;
+  readonly waitingRoom: WaitingRoom;
+  readonly hopTimes = new HopTimes();
   readonly #options: ModelRuntimeOptions;
   readonly #execution: ExecutionHost;
   readonly #refused = new Set<string>();
@@ -79,7 +89,7 @@ export class ModelRuntime implements ModelHandle {
     this.preprocessor = options.preprocessor;
     this.createdAtSeconds = Math.floor(options.clock.wallMs() / 1000);
     this.#options = options;
-    const { clock, log, metrics, requests, records } = options;
+    const { clock, log, metrics } = options;
     this.sessions = options.affinity === undefined ? undefined : new SessionTable(options.affinity);
     this.router = new ModelRouter({
       model: options.name,
@@ -101,35 +111,60 @@ export class ModelRuntime implements ModelHandle {
     this.admission =
       options.queue === undefined ? undefined : new AdmissionQueue({ model: options.name, config: options.queue, loads: this.router.table, clock, log, metrics });
     this.#refusedWorkers = metrics.gauge({ name: 'armature_router_refused_workers', help: 'Registered workers that get no requests because they do not fit the model.', labelNames: ['model'] }).with(options.name);
-    const counter = (name: string, help: string): ExecutionHost['metrics']['finished'] =>
-      metrics.counter({ name, help, labelNames: ['model'] }).with(options.name);
-    const outcomes = metrics.counter({ name: 'armature_requests_total', help: 'Requests by outcome.', labelNames: ['model', 'outcome'] });
-    this.#execution = {
-      model: options.name,
-      blockSize: options.blockSize,
-      leaseTtlMs: options.leaseTtlMs,
-      migrationLimit: options.migrationLimit,
+    this.waitingRoom = new WaitingRoom(clock);
+    this.inhibitions = this.#buildInhibitions();
+    this.#execution = this.#buildExecution();
+    this.selector = new ModelSelector(this.#execution);
+  }
+
+  #buildInhibitions(): Inhibitions {
+    const { name, clock, log, metrics, health, requests } = this.#options;
+    const labelNames = ['model'];
+    return new Inhibitions({
+      model: name,
+      table: this.router.table,
+      clock,
+      log,
+      health,
+      inhibited: metrics.counter({ name: 'armature_router_inhibited_total', help: 'Times a worker was taken out because it was lost or silent.', labelNames }).with(name),
+      returned: metrics.counter({ name: 'armature_router_returned_total', help: 'Times such a worker answered a probe and came back.', labelNames }).with(name),
+      out: metrics.gauge({ name: 'armature_router_inhibited_workers', help: 'Workers that get no requests until they answer a probe.', labelNames }).with(name),
+      probe: ({ address }, done) =>
+        callUnary(requests, address, { method: Method.Probe, message: { type: 'probe' }, deadlineMs: PROBE_TIMEOUT_MS }, (answer) => done(answer?.['well'] === true)),
+      changed: () => this.#capacityChanged(),
+    });
+  }
+
+  #buildExecution(): ExecutionHost {
+    const { name, blockSize, leaseTtlMs, migrationLimit, deadlines, failoverWaitMs, disaggregation, requests, records, clock, log, metrics } = this.#options;
+    return {
+      model: name,
+      blockSize,
+      leaseTtlMs,
+      migrationLimit,
+      deadlines,
+      failoverWaitMs,
       router: this.router,
-      policy: options.disaggregation,
+      policy: disaggregation,
       admission: this.admission,
       sessions: this.sessions,
+      inhibitions: this.inhibitions,
+      waitingRoom: this.waitingRoom,
+      hopTimes: this.hopTimes,
       requests,
       records,
       clock,
       log,
       input: { promptTokens: 0, overlapTokens: 0, prefillWorkers: 0, leastPrefillTokens: 0, decodePrefillTokens: 0, localFirstTokenMs: NaN, remoteFirstTokenMs: NaN },
-      metrics: {
-        finished: outcomes.with(options.name, 'finished'),
-        failed: outcomes.with(options.name, 'failed'),
-        cancelled: outcomes.with(options.name, 'cancelled'),
-        remotePrefills: counter('armature_remote_prefills_total', 'Prompts computed by a prefill worker.'),
-        localPrefills: counter('armature_local_prefills_total', 'Prompts of a disaggregated model computed by their decode worker.'),
-        fallbacks: counter('armature_prefill_fallbacks_total', 'Prompts for which no prefill worker was ready.'),
-        migrations: counter('armature_migrations_total', 'Requests moved to another worker.'),
-      },
-      nextRunId: () => `${options.name}-${++this.#runs}`,
+      metrics: executionMetrics(metrics, name),
+      nextRunId: () => `${name}-${++this.#runs}`,
     };
-    this.selector = new ModelSelector(this.#execution);
+  }
+
+  /** A worker can take more, or there is one more. */
+  #capacityChanged(): void {
+    this.waitingRoom.wake();
+    this.admission?.capacityChanged();
   }
 
   async start(): Promise<void> {
@@ -155,6 +190,7 @@ export class ModelRuntime implements ModelHandle {
   close(): void {
     this.stopQueue();
     for (const subscription of this.#subscriptions.splice(0)) subscription.close();
+    this.inhibitions.close();
     this.router.close();
   }
 
@@ -183,7 +219,10 @@ export class ModelRuntime implements ModelHandle {
     }
     const isKnown = this.router.table.slotOf(worker.instanceId) !== undefined;
     if (!this.router.join(worker)) this.#refuse(key, { code: 'SERVING_WORKER_MISMATCH', message: 'it serves another model or block size than the pool' });
-    else if (!isKnown) this.admission?.joined(worker);
+    else if (!isKnown) {
+      this.admission?.joined(worker);
+      this.waitingRoom.wake();
+    }
   }
 
   /** The worker gets no requests: said in the log, in health and as a metric until it leaves. */
@@ -196,6 +235,7 @@ export class ModelRuntime implements ModelHandle {
   }
 
   #left(key: string): void {
+    this.inhibitions.left(key);
     this.router.leave(key);
     if (this.#refused.delete(key)) {
       this.#refusedWorkers.set(this.#refused.size);

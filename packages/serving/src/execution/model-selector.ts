@@ -146,6 +146,7 @@ export class ModelSelector implements Selector {
       decisions: routes.map((route) => route.decision),
       transfer: undefined,
       migrations: 0,
+      moves: [],
     };
     records.add(record);
     return record;

@@ -17,6 +17,8 @@ it('workers that do not fit the model are refused, and seen: health, metric, unt
     blockSize: 4,
     leaseTtlMs: 1_000,
     migrationLimit: 0,
+    deadlines: { prefillMs: 0, transferMs: 0, firstTokenMs: 0, interTokenMs: 0 },
+    failoverWaitMs: 0,
     policy: flat,
     disaggregation: { name: 'never' } as never,
     discovery: { watch: (_prefix: string, to: DiscoveryWatcher) => ((watcher = to), Promise.resolve({ close: () => undefined })) } as unknown as Discovery,

@@ -38,6 +38,8 @@ function build(roles: readonly WorkerRole[], queue: Partial<QueueConfig> | undef
     blockSize: 4,
     leaseTtlMs: 1_000,
     migrationLimit: 3,
+    deadlines: { prefillMs: 0, transferMs: 0, firstTokenMs: 0, interTokenMs: 0 },
+    failoverWaitMs: 0,
     router,
     policy: remote,
     admission,
@@ -46,7 +48,7 @@ function build(roles: readonly WorkerRole[], queue: Partial<QueueConfig> | undef
     clock,
     log: silentLog,
     input: { promptTokens: 0, overlapTokens: 0, prefillWorkers: 0, leastPrefillTokens: 0, decodePrefillTokens: 0, localFirstTokenMs: NaN, remoteFirstTokenMs: NaN },
-    metrics: { finished: counter('finished'), failed: counter('failed'), cancelled: counter('cancelled'), remotePrefills: counter('remote'), localPrefills: counter('local'), fallbacks: counter('fallbacks'), migrations: counter('migrations') },
+    metrics: { finished: counter('finished'), failed: counter('failed'), cancelled: counter('cancelled'), remotePrefills: counter('remote'), localPrefills: counter('local'), fallbacks: counter('fallbacks'), migrations: counter('migrations'), decodeReattached: counter('reattached') },
     nextRunId: () => `run-${++runs}`,
     ...more,
   };

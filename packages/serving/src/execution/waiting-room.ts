@@ -10,6 +10,7 @@ export interface RoomTicket {
 interface Waiter {
   readonly resume: () => void;
   readonly timer: Timer;
+  isWaiting: boolean;
 }
 
 /** Requests that have lost their worker and find no other: a short wait for one that joins or answers again. */
@@ -29,6 +30,7 @@ export class WaitingRoom {
   enter(waitMs: number, resume: () => void, expired: () => void): RoomTicket | undefined {
     if (this.#waiters.size >= CAPACITY) return undefined;
     const leave = (): void => {
+      waiter.isWaiting = false;
       this.#waiters.delete(waiter);
       this.#clock.clearTimer(waiter.timer);
     };
@@ -36,7 +38,7 @@ export class WaitingRoom {
       this.#waiters.delete(waiter);
       expired();
     });
-    const waiter = { resume, timer };
+    const waiter: Waiter = { resume, timer, isWaiting: true };
     this.#waiters.add(waiter);
     return { leave };
   }
@@ -45,9 +47,9 @@ export class WaitingRoom {
   wake(): void {
     const waiters = [...this.#waiters];
     this.#waiters.clear();
-    for (const { resume, timer } of waiters) {
-      this.#clock.clearTimer(timer);
-      resume();
+    for (const waiter of waiters) {
+      this.#clock.clearTimer(waiter.timer);
+      if (waiter.isWaiting) waiter.resume(); // one that goes on may have ended another
     }
   }
 }

@@ -16,6 +16,7 @@ export interface PredictedConfig {
 export class PredictedPolicy implements DisaggregationPolicy {
   readonly name = 'predicted';
   readonly creditsDecodeOverlap = true;
+  readonly usesPredictions = true;
   readonly whenNoPrefillWorker: 'fail' | 'local';
   readonly #config: PredictedConfig;
   #unclear = 0;

@@ -1,13 +1,18 @@
-import type { Clock, Counter, Logger, Timer, WorkerRecord } from '@armature/contracts';
+import type { Clock, Counter, Gauge, Health, Logger, Timer, WorkerRecord } from '@armature/contracts';
 import type { WorkerTable } from './worker-table.ts';
 
 export interface InhibitionOptions {
+  readonly model: string;
   readonly table: WorkerTable;
   readonly clock: Clock;
   readonly log: Logger;
   /** Workers taken out, and those that came back. */
   readonly inhibited: Counter;
   readonly returned: Counter;
+  /** Workers that are out now. */
+  readonly out: Gauge;
+  /** Degraded while a worker is out. */
+  readonly health: Health;
   /** Asks a worker whether it can serve; `done` exactly once, false also when there was no answer in time. */
   probe(worker: WorkerRecord, done: (isWell: boolean) => void): void;
   /** A worker can be routed to again. */
@@ -37,7 +42,7 @@ export class Inhibitions {
 
   /** The worker has failed a request in a way that will befall the next one too. */
   inhibit(instanceId: string, code: string): void {
-    const { table, log, inhibited } = this.#options;
+    const { model, table, log, inhibited, health } = this.#options;
     const slot = table.slotOf(instanceId);
     if (slot === undefined || this.#isClosed || this.#probes.has(instanceId)) return;
     table.setInhibited(slot, true);
@@ -45,6 +50,8 @@ export class Inhibitions {
     log.warn('worker gets no requests until it answers a probe', { worker: instanceId, code });
     const entry = { timer: undefined, delayMs: FIRST_PROBE_MS };
     this.#probes.set(instanceId, entry);
+    this.#options.out.set(this.size);
+    health.set(healthName(model, instanceId), 'degraded', `out until it answers a probe: ${code}; it gets no requests`);
     this.#arm(instanceId, entry);
   }
 
@@ -52,13 +59,20 @@ export class Inhibitions {
   left(instanceId: string): void {
     const entry = this.#probes.get(instanceId);
     if (entry === undefined) return;
-    this.#probes.delete(instanceId);
+    this.#remove(instanceId);
     if (entry.timer !== undefined) this.#options.clock.clearTimer(entry.timer);
   }
 
   close(): void {
     this.#isClosed = true;
     for (const instanceId of [...this.#probes.keys()]) this.left(instanceId);
+  }
+
+  #remove(instanceId: string): void {
+    const { model, health, out } = this.#options;
+    this.#probes.delete(instanceId);
+    out.set(this.size);
+    health.remove(healthName(model, instanceId));
   }
 
   #arm(instanceId: string, entry: { timer: Timer | undefined; delayMs: number }): void {
@@ -79,7 +93,7 @@ export class Inhibitions {
         this.#arm(instanceId, entry);
         return;
       }
-      this.#probes.delete(instanceId);
+      this.#remove(instanceId);
       const slot = table.slotOf(instanceId);
       if (slot !== undefined) table.setInhibited(slot, false);
       returned.inc();
@@ -87,4 +101,8 @@ export class Inhibitions {
       changed();
     });
   }
+}
+
+function healthName(model: string, instanceId: string): string {
+  return `inhibited ${model}/${instanceId}`;
 }

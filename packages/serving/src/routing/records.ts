@@ -55,6 +55,25 @@ export interface TransferRecord {
   outcome: string;
 }
 
+/** One step of a request from a worker it lost to the next one. */
+export interface MoveRecord {
+  /** `request`: it goes on elsewhere, computing its tokens again. `decode`: another decode worker takes over what the prefill worker holds. */
+  readonly kind: 'request' | 'decode';
+  readonly from: string;
+  /** Undefined while there is none. */
+  to: string | undefined;
+  /** Why the worker was left. */
+  readonly code: string;
+  /** Set when one choice of several moves by itself. */
+  readonly choice: number | undefined;
+  /** Output tokens delivered before, of that choice or of all. */
+  readonly atToken: number;
+  /** Clock of the last token before; of the request's begin when there was none. */
+  readonly sinceMs: number;
+  /** From then to the first token after. */
+  addedMs: number | undefined;
+}
+
 /** Everything known about one request, for the admin listener and `armature chat --explain`. */
 export interface RequestRecord {
   readonly requestId: string;
@@ -79,6 +98,7 @@ export interface RequestRecord {
   /** Its wait for a worker, when it had to. */
   queue?: QueueRecord;
   migrations: number;
+  readonly moves: MoveRecord[];
 }
 
 /** The last `capacity` requests by id, oldest forgotten first. A repeated id shows its newest request. */

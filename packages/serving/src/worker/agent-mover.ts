@@ -2,9 +2,11 @@ import { ArmatureError, TransferStatus } from '@armature/contracts';
 import type { Clock, KvArena, Logger, TransferTransport } from '@armature/contracts';
 import { createAgent } from '@armature/nixel';
 import type { Agent, PreparedList, TransferHandle } from '@armature/nixel';
+import { registerArena } from './arena-segments.ts';
 import type { KvMover, Pull } from './kv-mover.ts';
-import { ARENA_SEGMENT, arenaBlocks, PullSources } from './pull-sources.ts';
+import { arenaBlocks, PullSources } from './pull-sources.ts';
 import type { PullSource } from './pull-sources.ts';
+import { RankConversion } from './rank-conversion.ts';
 
 const MAX_PEERS = 4096;
 /** Pulls from one peer that wait because the agent runs as many with it as it may; further ones end as Overloaded. */
@@ -22,15 +24,12 @@ export interface AgentMoverOptions {
   readonly maxRunningPerPeer?: number;
 }
 
-/** A worker's transfer agent, with the engine's arena as its first segment. */
+/** A worker's transfer agent, with the engine's arena as its first segments. */
 export async function createArenaAgent(options: AgentMoverOptions): Promise<Agent> {
   const { arena, name, incarnation, transports, clock, log, maxRunningPerPeer = 1024 } = options;
-  const segment = arena.segments[0];
-  if (segment === undefined) throw new ArmatureError('SERVING_ARENA_EMPTY', `engine of ${name} has an empty KV arena`);
   const agent = await createAgent({ name, incarnation, transports, clock, log, maxRunningPerPeer });
-  const { layout } = arena;
   try {
-    agent.register({ ...segment, access: 'peers-read', ...(layout === undefined ? {} : { layout }) });
+    registerArena(agent, arena, name);
     return agent;
   } catch (error) {
     await agent.close();
@@ -109,8 +108,8 @@ class AgentMover implements KvMover {
   }
 
   #handle({ name, blocks }: PullSource, remoteBlocks: Int32Array, localBlocks: Int32Array): TransferHandle {
-    if (blocks !== undefined) return this.#agent.make({ op: 'read', local: this.#blocks, localIndices: localBlocks, remote: blocks, remoteIndices: remoteBlocks });
-    return this.#agent.prepareBlocks({ op: 'read', peer: name, local: { segment: ARENA_SEGMENT, blocks: localBlocks }, remote: { segment: ARENA_SEGMENT, blocks: remoteBlocks } });
+    if (!(blocks instanceof RankConversion)) return this.#agent.make({ op: 'read', local: this.#blocks, localIndices: localBlocks, remote: blocks, remoteIndices: remoteBlocks });
+    return this.#agent.prepare({ op: 'read', peer: name, ...blocks.descriptors(localBlocks, remoteBlocks), layout: 'converted' });
   }
 
   #post(pull: RunningPull): void {

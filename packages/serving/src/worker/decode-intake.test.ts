@@ -12,10 +12,10 @@ interface PullCall {
   cancelled: boolean;
 }
 
-function build(options: { matched?: number; lease?: boolean; layout?: string; blocksFree?: boolean } = {}) {
+function build(options: { matched?: number; lease?: boolean; layout?: string; conversion?: string; log?: string[]; blocksFree?: boolean } = {}) {
   const clock = new ManualClock();
   const pulls: PullCall[] = [];
-  const log: string[] = [];
+  const log = options.log ?? [];
   const submitted: { request: EngineRequest; sink: EngineSink }[] = [];
   const free = { blocks: options.blocksFree ?? true };
   const kv: KvFace = {
@@ -52,6 +52,7 @@ function build(options: { matched?: number; lease?: boolean; layout?: string; bl
     },
     clock,
     layoutFingerprint: 'layout',
+    kvConversion: 'model a',
     blockSize: 4,
     transferTimeoutMs: 1_000,
     releaseLease: (_address, lease, done) => {
@@ -79,7 +80,7 @@ function build(options: { matched?: number; lease?: boolean; layout?: string; bl
     sequenceHashes: new Int32Array(4),
     leaseTtlMs: 300,
   } as unknown as ConstructorParameters<typeof DecodeIntake>[1];
-  const source = { address: 'p', agentMetadata: new Uint8Array(0), layoutFingerprint: options.layout ?? 'layout' };
+  const source = { address: 'p', agentMetadata: new Uint8Array(0), layoutFingerprint: options.layout ?? 'layout', ...(options.conversion === undefined ? {} : { kvConversion: options.conversion }) };
   const intake = new DecodeIntake(host, request, source, call);
   const readable = (count: number): void => intake.message({ type: 'prefilled', lease: 9, blocks: Int32Array.of(1, 2, 3), tokens: count, cachedTokens: 0 });
   const start = (): void => intake.message({ type: 'start', promptTokens: 10, firstTokens: Int32Array.of(77) });
@@ -136,13 +137,14 @@ describe('DecodeIntake', () => {
     expect(t.log).toContain('commit 1');
   });
 
-  it('foreign layout: pulls nothing, computes everything', () => {
-    const t = build({ layout: 'other' });
+  it('foreign layout: refused with a code and counted; one that can be converted is pulled', () => {
+    const log: string[] = [];
+    expect(() => build({ layout: 'other', log })).toThrow(expect.objectContaining({ code: 'SERVING_KV_INCOMPATIBLE' }));
+    expect(() => build({ layout: 'other', conversion: 'model b', log })).toThrow(expect.objectContaining({ code: 'SERVING_KV_INCOMPATIBLE' }));
+    expect(log).toEqual(['failed layout-mismatch', 'failed layout-mismatch']);
+    const t = build({ layout: 'other', conversion: 'model a' });
     t.readable(10);
-    t.start();
-    expect(t.pulls).toHaveLength(0);
-    expect(t.submitted[0]?.request.kvSource).toBeUndefined();
-    expect(t.sent[0]).toMatchObject({ outcome: 'layout-mismatch' });
+    expect(t.pulls).toHaveLength(1);
   });
 
   it('cancel during a pull: blocks go back only when the transfer is terminal', () => {

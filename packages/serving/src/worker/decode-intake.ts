@@ -11,8 +11,10 @@ import type {
   StreamSink,
   Timer,
 } from '@armature/contracts';
+import { decodeMovedError } from '../execution/failures.ts';
 import { numberField, parseHandover } from '../messages.ts';
 import type { EngineRequestFields, PullSource } from '../messages.ts';
+import { canExchangeKv, kvIncompatible } from './arena-segments.ts';
 import { EngineStream } from './engine-stream.ts';
 import type { KvMover, Pull } from './kv-mover.ts';
 
@@ -24,6 +26,7 @@ export interface IntakeHost {
   readonly mover: KvMover;
   readonly clock: Clock;
   readonly layoutFingerprint: string;
+  readonly kvConversion?: string;
   readonly blockSize: number;
   readonly transferTimeoutMs: number;
   /** Asks the prefill worker; `done(valid)` comes once, false when it cannot be reached. */
@@ -72,6 +75,7 @@ export class DecodeIntake implements StreamSink {
   #renewTimer: Timer | undefined;
   #timer: Timer | undefined;
 
+  /** Throws `SERVING_KV_INCOMPATIBLE`. */
   constructor(host: IntakeHost, request: EngineRequestFields, source: PullSource, stream: PlaneStream) {
     this.#host = host;
     this.#request = request;
@@ -80,8 +84,11 @@ export class DecodeIntake implements StreamSink {
     this.#openedAtMs = host.clock.nowMs();
     this.#heardAtMs = this.#openedAtMs;
     this.#promptBlocks = Math.ceil(request.promptTokens / host.blockSize);
-    if (source.layoutFingerprint !== host.layoutFingerprint) this.#fail('layout-mismatch', 0);
-    else this.#reserve();
+    if (!canExchangeKv(source, host)) {
+      host.failed('layout-mismatch');
+      throw kvIncompatible(source.address); // placement does not bring such pairs together: the frontend is of another version
+    }
+    this.#reserve();
   }
 
   message(message: PlaneMessage): void {
@@ -103,9 +110,10 @@ export class DecodeIntake implements StreamSink {
   }
 
   /** The other side has gone: stop, give everything back. */
-  closed(_error: ErrorData | undefined): void {
+  closed(error: ErrorData | undefined): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
+    if (error?.code === decodeMovedError.code) this.#isSettling = true; // the lease is another decode worker's now
     this.#clearTimers();
     if (this.#sink !== undefined) {
       if (this.#sink.handle !== undefined) this.#host.engine.cancel(this.#sink.handle);

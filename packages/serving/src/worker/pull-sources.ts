@@ -1,30 +1,33 @@
 import { ArmatureError } from '@armature/contracts';
 import type { KvArena } from '@armature/contracts';
-import { decodeMetadata, layoutDifferences } from '@armature/nixel';
+import { decodeMetadata } from '@armature/nixel';
 import type { Agent, PreparedList } from '@armature/nixel';
-
-/** By convention the KV arena is the first segment that a worker's agent registers. */
-export const ARENA_SEGMENT = 1;
+import { ARENA_SEGMENT, arenaRanks, peerRanks } from './arena-segments.ts';
+import type { RankSegment } from './arena-segments.ts';
+import { areSameRanks, RankConversion } from './rank-conversion.ts';
 
 /** One life of a peer, as its metadata told it. */
 export class PullSource {
   readonly name: string;
   readonly incarnation: string;
-  /** Its arena's blocks; undefined: they lie differently there, and are converted on the way. */
-  readonly blocks: PreparedList | undefined;
+  /** Its arena's blocks; or, where they lie differently, how they are converted on the way. */
+  readonly blocks: PreparedList | RankConversion;
   /** A pull from it has ended well. */
   hasWorked = false;
 
-  constructor(name: string, incarnation: string, blocks: PreparedList | undefined) {
+  constructor(name: string, incarnation: string, blocks: PreparedList | RankConversion) {
     this.name = name;
     this.incarnation = incarnation;
     this.blocks = blocks;
   }
 }
 
-/** All blocks that lie in `lengthBytes` of an arena like `arena`, own ones or a peer's. */
+/** All blocks that lie in `lengthBytes` of an arena like `arena`, own ones or a peer's, which may have more blocks or fewer. */
 export function arenaBlocks(agent: Agent, arena: KvArena, peer: string | undefined, lengthBytes: number): PreparedList {
-  const { blockStrideBytes, pieces, pieceBytes, pieceStrideBytes } = arena;
+  const { blockStrideBytes, pieces, pieceBytes } = arena;
+  // Pieces in regions of their own, which fill the segment: theirs are as far apart as their regions are long.
+  const hasRegions = pieces > 1 && arena.pieceStrideBytes * pieces === arena.segments[0]!.lengthBytes;
+  const pieceStrideBytes = hasRegions ? lengthBytes / pieces : arena.pieceStrideBytes;
   const rest = lengthBytes - (pieces - 1) * pieceStrideBytes - pieceBytes;
   const blocks = rest < 0 ? 0 : Math.floor(rest / blockStrideBytes) + 1;
   const layout = { blockStrideBytes, pieces, pieceBytes, pieceStrideBytes };
@@ -35,6 +38,7 @@ export function arenaBlocks(agent: Agent, arena: KvArena, peer: string | undefin
 export class PullSources {
   readonly #agent: Agent;
   readonly #arena: KvArena;
+  readonly #ranks: readonly RankSegment[];
   readonly #capacity: number;
   /** In order of use. */
   readonly #known = new Map<string, PullSource>();
@@ -45,10 +49,11 @@ export class PullSources {
   constructor(agent: Agent, arena: KvArena, capacity: number) {
     this.#agent = agent;
     this.#arena = arena;
+    this.#ranks = arenaRanks(arena);
     this.#capacity = capacity;
   }
 
-  /** Throws what `addPeer` and `prepareList` throw, and `TRANSFER_PEER_STALE`. */
+  /** Throws what `addPeer`, `prepareList` and `RankConversion` throw, and `TRANSFER_PEER_STALE`. */
   of(metadata: Uint8Array): PullSource {
     const key = Buffer.from(metadata.buffer, metadata.byteOffset, metadata.byteLength).toString('latin1');
     const known = this.#known.get(key);
@@ -72,13 +77,22 @@ export class PullSources {
   #learn(metadata: Uint8Array): PullSource {
     const { incarnation } = decodeMetadata(metadata);
     const name = this.#agent.addPeer(metadata);
-    const here = this.#arena.layout;
-    const there = this.#agent.peerSegmentLayout(name, ARENA_SEGMENT);
-    const converts = here !== undefined && there !== undefined && layoutDifferences(here, there).length > 0;
-    const blocks = converts ? undefined : arenaBlocks(this.#agent, this.#arena, name, this.#agent.peerSegmentBytes(name, ARENA_SEGMENT) ?? 0);
+    let blocks: PreparedList | RankConversion;
+    try {
+      blocks = this.#blocksOf(name);
+    } catch (error) {
+      if (!this.#current.has(name)) this.#agent.removePeer(name); // nobody would forget it
+      throw error;
+    }
     const source = new PullSource(name, incarnation, blocks);
     this.#current.set(name, source);
     return source;
+  }
+
+  #blocksOf(name: string): PreparedList | RankConversion {
+    const ranks = peerRanks((segment) => this.#agent.peerSegmentLayout(name, segment));
+    if (this.#ranks.length > 0 && ranks.length > 0 && !areSameRanks(this.#ranks, ranks)) return new RankConversion(this.#ranks, ranks);
+    return arenaBlocks(this.#agent, this.#arena, name, this.#agent.peerSegmentBytes(name, ARENA_SEGMENT) ?? 0);
   }
 
   #forgetOldest(): void {

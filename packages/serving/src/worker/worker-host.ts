@@ -24,6 +24,7 @@ import type {
 } from '@armature/contracts';
 import type { BlockManager } from '@armature/kvbm';
 import { Method, PROTOCOL, numberField, parseOpaqueSource, parsePeers, parsePullSource, parseRequest } from '../messages.ts';
+import { kvConversionOf } from './arena-segments.ts';
 import { DecodeIntake } from './decode-intake.ts';
 import type { IntakeHost } from './decode-intake.ts';
 import { GenerateLeg } from './generate-leg.ts';
@@ -208,6 +209,8 @@ export class WorkerHost {
     const { model, pool, index, role, engineName, engine, hardware, costPerHour, taints } = this.#options;
     const mover = this.#kv?.mover;
     const kvTiers = this.manager?.stats().tiers.map(({ tier }) => tier);
+    const arena = mover === undefined ? undefined : engine.kv?.arena();
+    const kvConversion = arena === undefined ? undefined : kvConversionOf(arena);
     return {
       instanceId: this.instanceId,
       model,
@@ -227,7 +230,8 @@ export class WorkerHost {
       maxBatchedTokens: engine.info.maxBatchedTokens,
       firstToken: engine.abilities.firstToken,
       modelFingerprint: engine.info.modelFingerprint,
-      layoutFingerprint: mover === undefined ? '' : (engine.kv?.arena().layoutFingerprint ?? ''),
+      layoutFingerprint: arena?.layoutFingerprint ?? '',
+      ...(kvConversion === undefined ? {} : { kvConversion }),
       agentMetadata: mover?.metadata() ?? new Uint8Array(0),
       ...(kvTiers === undefined ? {} : { kvTiers }),
       protocol: PROTOCOL,
@@ -239,6 +243,8 @@ export class WorkerHost {
     const mover = this.#kv?.mover;
     const kv = engine.kv;
     if (kv === undefined || mover === undefined) return undefined;
+    const arena = kv.arena();
+    const kvConversion = kvConversionOf(arena);
     const unary = (address: string, method: string, message: PlaneMessage, done: (answer: PlaneMessage | undefined) => void): void =>
       callUnary(requests, address, { method, message, deadlineMs: LEASE_CALL_TIMEOUT_MS }, done);
     return {
@@ -248,7 +254,8 @@ export class WorkerHost {
       clock,
       blockSize,
       transferTimeoutMs,
-      layoutFingerprint: kv.arena().layoutFingerprint,
+      layoutFingerprint: arena.layoutFingerprint,
+      ...(kvConversion === undefined ? {} : { kvConversion }),
       releaseLease: (address, lease, done) => unary(address, Method.ReleaseLease, { type: 'lease', lease }, (answer) => done(answer?.['valid'] === true)),
       renewLease: (address, lease, ttlMs) => unary(address, Method.RenewLease, { type: 'lease', lease, ttlMs }, () => undefined),
       moved: (blocks, bytes) => {
@@ -291,6 +298,8 @@ export class WorkerHost {
         return answer(stream, { type: 'lease', valid: this.#face().renewLease(numberField(open.message, 'lease'), numberField(open.message, 'ttlMs')) });
       case Method.ReleaseLease:
         return answer(stream, { type: 'lease', valid: this.#face().releaseLease(numberField(open.message, 'lease')) === 'valid' });
+      case Method.Probe:
+        return answer(stream, { type: 'probe', well: !this.#isDraining && this.engine.failure() === undefined });
       case Method.Snapshot:
         return answer(stream, { type: 'snapshot', events: this.#events.snapshot() as unknown as PlainData });
       case Method.Replay:
