@@ -236,7 +236,6 @@ export class Attempt implements LegListener {
           break; // a newer worker may say more
       }
     } catch (error) {
-      console.log(error);
       this.#fail(leg, ArmatureError.from(error, 'SERVING_MESSAGE_INVALID').toData());
     }
   }
