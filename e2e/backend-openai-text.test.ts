@@ -87,12 +87,14 @@ describe.each([...Object.keys(files).map((name) => [name, false] as const), ['de
   const codec = new TextCodec(preprocessor);
   // A decoder that strips a leading space cannot show one: no server with this tokenizer sends one either.
   const strips = name === 'llama2';
+  // The library, which is the emergency exit for tokenizers that Armature does not know, never gives these two characters.
+  const missing = isLibrary && strips ? /[▁\ufeff]/g : /(?!)/g;
 
   it(`ids decode to the text, cut anywhere (seed ${SEED})`, () => {
     const next = seeded(SEED);
     for (let i = 0; i < TEXTS; i++) {
       const random = randomText(next);
-      const text = strips ? random.replace(/^[ ▁]+/, '') : random;
+      const text = (strips ? random.replace(/^[ ▁]+/, '') : random).replace(missing, '');
       const pieces = randomCuts(text, next);
       const ids = through(codec, pieces);
       expect(shown(preprocessor, ids), `seed ${SEED}, text ${i}: ${JSON.stringify(pieces)}`).toBe(text.toWellFormed());
@@ -102,10 +104,10 @@ describe.each([...Object.keys(files).map((name) => [name, false] as const), ['de
   it(`goes on where another worker stopped (seed ${SEED})`, () => {
     const next = seeded(SEED + 1);
     for (let i = 0; i < TEXTS / 4; i++) {
-      const [before, after] = [`x${randomText(next)}`.toWellFormed(), randomText(next).toWellFormed()];
-      const made = through(codec, [before]);
-      const rest = through(codec, randomCuts(after, next), made);
-      expect(shown(preprocessor, [...made, ...rest]), `seed ${SEED}, text ${i}`).toBe(before + after);
+      const [before, after] = [`x${randomText(next)}`, randomText(next)].map((text) => text.toWellFormed().replace(missing, ''));
+      const made = through(codec, [before ?? '']);
+      const rest = through(codec, randomCuts(after ?? '', next), made);
+      expect(shown(preprocessor, [...made, ...rest]), `seed ${SEED}, text ${i}`).toBe(`${before}${after}`);
     }
   });
 
@@ -135,7 +137,7 @@ it('a prompt as text: what the server encodes is what was sent', () => {
     for (let i = 0; i < TEXTS; i++) {
       const { tokenIds } = preprocessor.encodeText(randomText(next).toWellFormed());
       if (tokenIds.length === 0) continue;
-      expect([...preprocessor.encodeText(promptOf(codec, tokenIds, name)).tokenIds], `${name}, seed ${SEED}, text ${i}`).toEqual([...tokenIds]);
+      expect([...preprocessor.encodeText(codec.promptText(tokenIds)).tokenIds], `${name}, seed ${SEED}, text ${i}`).toEqual([...tokenIds]);
     }
   }
 });
@@ -146,8 +148,3 @@ it('ids that are no text are refused as a prompt', () => {
   const half = codec.encode('🙂').slice(0, 1);
   expect(() => codec.promptText(Int32Array.from(half))).toThrow(expect.objectContaining({ code: 'OPENAI_PROMPT_NOT_TEXT' }));
 });
-
-function promptOf(codec: TextCodec, tokenIds: Int32Array, name: string): string {
-  try { return codec.promptText(tokenIds); } catch (e) { throw new Error(name + [...tokenIds].join() + JSON.stringify(shownAll(name, tokenIds)), {cause: e}); }
-}
-function shownAll(name: string, ids: Int32Array): unknown { const p = preprocessorOf(tokenizerOf(name)); const o = p.openText({stop: [], keepSpecialTokens: true}); const t = [...ids].map((i) => o.push(i)).join('') + o.finish(); return [t, [...p.encodeText(t).tokenIds]]; }

@@ -158,15 +158,22 @@ describe('two OpenAI-compatible servers as the workers of a third', () => {
   it('a client that leaves ends the request upstream', async () => {
     const abort = new AbortController();
     const stream = await front.client.chat.completions.create({ model: 'demo', stream: true, max_tokens: 1500, messages: questions[1] ?? [], ...{ ignore_eos: true } }, { signal: abort.signal });
-    for await (const chunk of stream) if (chunk.choices[0]?.delta.content !== undefined) break;
-    expect((await running(first)) + (await running(second))).toBe(1);
-    abort.abort();
+    let atFirstText = -1;
+    const left = (async () => {
+      for await (const chunk of stream) {
+        if (atFirstText >= 0 || chunk.choices[0]?.delta.content === undefined) continue;
+        atFirstText = (await running(first)) + (await running(second));
+        abort.abort();
+      }
+    })();
+    await left.catch(() => undefined); // some versions of the client end, some throw
+    expect(atFirstText).toBe(1);
     await until('no request runs upstream', async () => (await running(first)) + (await running(second)) === 0);
     await until('no request runs here', async () => (await running(front)) === 0);
   });
 
   it('an upstream that dies in mid-answer: the other one goes on with it, and the text is what one would have said', async () => {
-    const more = { max_tokens: 300, ignore_eos: true };
+    const more = { max_tokens: 1000, ignore_eos: true };
     const messages = questions[0] ?? [];
     const expected = await chat(second, messages, more);
     let dead: Server | undefined;

@@ -11,7 +11,7 @@ export interface Flavor {
   readonly accepts: readonly string[];
   readonly maxModelTokens: number;
   readonly blockSize: number;
-  /** What its tokenizer does with a text; token id = UTF-16 unit here. */
+  /** Key it asks for; '' = none. */
   readonly apiKey: string;
 }
 
@@ -34,7 +34,8 @@ export interface Received {
 }
 export type Script = (received: Received, response: http.ServerResponse) => void | Promise<void>;
 
-const END_OF_SEQUENCE = 0xffff;
+/** Of `FakePreprocessor`, whose tokens are UTF-16 units. */
+export const END_OF_SEQUENCE = 0xffff;
 const baseFields = new Set(['model', 'prompt', 'stream', 'stream_options', 'max_tokens', 'temperature', 'top_p', 'seed', 'n', 'frequency_penalty', 'presence_penalty', 'logit_bias', 'logprobs']);
 
 /** A strict server of the OpenAI API whose model draws tokens 1 to 99 by a hash of seed and place. Everything before `/v1` is a server of its own. */
@@ -48,9 +49,10 @@ export class FakeOpenAi {
   /** Instead of a good answer to completions that stream, or to questions for the list of models. */
   script: Script | undefined = undefined;
   modelsScript: ((response: http.ServerResponse) => void) | undefined = undefined;
+  /** Instead of a good answer to a completion that does not stream. */
+  oneToken: ((received: Received) => object) | undefined = undefined;
   /** Milliseconds per token. */
   tokenMs = 0;
-  /** Text of the pieces sent: cuts the text of the answer anew. */
   readonly #caches = new Map<string, Set<string>>();
   readonly #server = http.createServer((request, response) => void this.#serve(request, response));
 
@@ -90,6 +92,7 @@ export class FakeOpenAi {
       if (!response.writableFinished) this.aborted++;
     });
     if (this.script !== undefined && body['stream'] === true) await this.script(received, response);
+    else if (this.oneToken !== undefined && body['stream'] !== true) json(response, this.oneToken(received));
     else await this.#complete(received, response);
   }
 
@@ -102,15 +105,15 @@ export class FakeOpenAi {
     if (!(Number.isInteger(body.max_tokens) && body.max_tokens >= 1)) return 'max_tokens must be at least 1';
     if (Number(body['min_tokens'] ?? 0) > body.max_tokens) return 'min_tokens must be less than or equal to max_tokens';
     if (body['stream_options'] !== undefined && body['stream'] !== true) return 'stream_options is only allowed with stream';
-    return tokensOf(body.prompt).length >= maxModelTokens ? "This model's maximum context length is exceeded" : undefined;
+    return tokensOf(body.prompt).length + body.max_tokens > maxModelTokens ? "This model's maximum context length is exceeded" : undefined;
   }
 
   async #complete({ body, prefix }: Received, response: http.ServerResponse): Promise<void> {
     const prompt = tokensOf(body.prompt);
     const cached = this.#cachedTokens(prompt, `${prefix}|${String(body['cache_salt'] ?? '')}|`);
     const choices = Number(body['n'] ?? 1);
-    const limit = Math.min(body.max_tokens, this.flavor.maxModelTokens - prompt.length);
-    const lengths = new Array<number>(choices).fill(0);
+    const limit = body.max_tokens;
+    const lengths = Array.from({ length: choices }, () => 0);
     const open = new Set(lengths.keys());
     const isStream = body['stream'] === true;
     const whole: object[] = [];
@@ -196,4 +199,3 @@ export function choice(text: string, more: object = {}): object {
 
 export const usage = (completion: number, cached = 0): string => event([], { usage: { prompt_tokens: 5, completion_tokens: completion, total_tokens: 5 + completion, prompt_tokens_details: { cached_tokens: cached } } });
 export const done = 'data: [DONE]\n\n';
-export { END_OF_SEQUENCE };

@@ -90,6 +90,7 @@ export class OpenAiBackend implements EngineBackend {
 
   cancel(handle: EngineHandle): void {
     const running = handle as Running;
+    if (running.hasEnded) return;
     running.stop({ type: 'cancelled' });
     this.#slots.leave(running);
   }
@@ -189,7 +190,8 @@ export class OpenAiBackend implements EngineBackend {
     const { card } = this.#options.preprocessor;
     const prompt = dialect.promptAs === 'tokens' ? [...request.tokenIds] : codec.promptText(request.tokenIds);
     const output = new Output(request, dialect, { codec, eosTokenIds: card.eosTokenIds, vocabSize: info.vocabSize, maxModelTokens: info.maxModelTokens }, running.rows);
-    const answer = await this.#upstream.post('/completions', request.id, completionBody(model, request, prompt, dialect), running.abort.signal);
+    const body = completionBody(request, { model, prompt, maxModelTokens: info.maxModelTokens, dialect });
+    const answer = await this.#upstream.post('/completions', request.id, body, running.abort.signal);
     await readCompletion(answer, running, output);
   }
 

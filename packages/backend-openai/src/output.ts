@@ -50,7 +50,7 @@ export class Output {
     this.#model = model;
     this.#rows = rows;
     this.#fromText = dialect.idsFrom === 'text';
-    this.#limit = Math.max(1, Math.min(maxNewTokens(request), model.maxModelTokens - request.tokenIds.length));
+    this.#limit = maxNewTokens(request, model.maxModelTokens);
     this.#choices = Array.from({ length: request.choices }, () => ({ ...this.#reading(dialect), held: undefined, rows: 0, most: 0, hasEnded: false }));
     this.#openChoices = request.choices;
   }

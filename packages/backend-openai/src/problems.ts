@@ -10,15 +10,12 @@ const MAX_CHOICES = 256; // choice numbers are a byte column
 export function refusal(status: number, text: string): ArmatureError {
   const { message, code } = errorIn(text);
   const said = `the server answered ${status}: ${message}`;
-  const hint = 'see the log of that server';
   if (status === 401 || status === 403) return new ArmatureError('OPENAI_UNAUTHORIZED', said, { retryable: true, hint: 'check engine.config.apiKey, organization and project' });
   if (status === 404 || status === 405) return new ArmatureError('OPENAI_NOT_FOUND', said, { retryable: true, hint: 'check engine.config.baseUrl (it usually ends in /v1) and model; the server needs /completions' });
   if (status === 429 || status === 503 || status === 529) return new ArmatureError('OPENAI_OVERLOADED', said, { retryable: true, hint: 'lower engine.config.maxSequences to what the server takes' });
-  if (status >= 400 && status < 500 && status !== 408) {
-    const isTooLong = code === 'context_length_exceeded' || status === 413;
-    return new ArmatureError(isTooLong ? 'ENGINE_PROMPT_TOO_LONG' : 'ENGINE_REQUEST_UNSUPPORTED', said, { hint: 'the request itself is at fault, or a parameter that the server does not know' });
-  }
-  return new ArmatureError('OPENAI_REFUSED', said, { retryable: true, hint });
+  if (status === 413 || code === 'context_length_exceeded') return new ArmatureError('ENGINE_PROMPT_TOO_LONG', said, { hint: 'shorten the prompt, or ask for fewer tokens' });
+  if (status >= 400 && status < 500 && status !== 408) return new ArmatureError('ENGINE_REQUEST_UNSUPPORTED', said, { hint: 'the request itself is at fault, or a parameter that the server does not know' });
+  return new ArmatureError('OPENAI_REFUSED', said, { retryable: true, hint: 'see the log of that server' });
 }
 
 export function unreachable(baseUrl: string, error: unknown): ArmatureError {

@@ -39,18 +39,18 @@ export class TextCodec {
   }
 
   /**
-   * A prompt as text, for servers that take no token ids. What the encoder puts in front is left out: the server's own does it again.
-   * Throws `OPENAI_PROMPT_NOT_TEXT`: the ids are not those of a text.
+   * A prompt as text, for servers that take no token ids: the one whose encoding is these ids, if there is one. What the encoder puts in front is left out,
+   * as the server's own does it again. Throws `OPENAI_PROMPT_NOT_TEXT`: the ids are not those of a text.
    */
   promptText(tokenIds: Int32Array): string {
-    const output = this.#preprocessor.openText({ stop: [], keepSpecialTokens: true });
     const from = this.#before.length > 0 && this.#before.every((id, i) => tokenIds[i] === id) ? this.#before.length : 0;
-    let text = '';
-    for (let i = from; i < tokenIds.length; i++) text += output.push(tokenIds[i]);
-    text += output.finish();
-    if (!text.includes('\ufffd')) return text;
-    const again = this.encode(text);
-    if (again.length === tokenIds.length - from && again.every((id, i) => id === tokenIds[from + i])) return text;
+    const ids = tokenIds.subarray(from);
+    const text = this.#decode(ids);
+    if (this.#encodesTo(text, ids)) return text;
+    // Encoders that add a space to the beginning of a text do so behind each special token, too.
+    const other = this.#decodeParts(ids);
+    if (this.#encodesTo(other, ids)) return other;
+    if (!text.includes('\ufffd')) return text; // another spelling of the same text
     throw new ArmatureError('OPENAI_PROMPT_NOT_TEXT', 'the prompt’s token ids are not those of a text, and the server takes only text', { hint: 'send the prompt as text, or use a server that takes token ids' });
   }
 
@@ -67,6 +67,34 @@ export class TextCodec {
   encode(text: string): number[] {
     const { tokenIds } = this.#preprocessor.encodeText(text);
     return [...tokenIds.subarray(this.#before.length, tokenIds.length - this.#after)];
+  }
+
+  #encodesTo(text: string, ids: Int32Array): boolean {
+    const { tokenIds } = this.#preprocessor.encodeText(text);
+    const from = this.#before.length;
+    if (tokenIds.length - from - this.#after !== ids.length) return false;
+    for (let i = 0; i < ids.length; i++) if (tokenIds[from + i] !== ids[i]) return false;
+    return true;
+  }
+
+  #decode(ids: Int32Array, keepSpecialTokens = true): string {
+    const output = this.#preprocessor.openText({ stop: [], keepSpecialTokens });
+    let text = '';
+    for (const id of ids) text += output.push(id);
+    return text + output.finish();
+  }
+
+  /** Decoded anew behind every special token. */
+  #decodeParts(ids: Int32Array): string {
+    let text = '';
+    let from = 0;
+    for (let i = 0; i <= ids.length; i++) {
+      const one = ids.subarray(i, i + 1);
+      if (i < ids.length && (this.#decode(one) === '' || this.#decode(one, false) !== '')) continue;
+      text += this.#decode(ids.subarray(from, i)) + this.#decode(one);
+      from = i + 1;
+    }
+    return text;
   }
 
   #encodeBehind(anchor: string, text: string): number[] | undefined {

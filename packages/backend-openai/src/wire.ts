@@ -2,11 +2,19 @@ import { ArmatureError, FinishCode } from '@armature/contracts';
 import type { EngineRequest, Usage } from '@armature/contracts';
 import type { Dialect } from './dialect.ts';
 
+/** What a body is made of, beside the request. */
+export interface BodyFacts {
+  readonly model: string;
+  readonly prompt: readonly number[] | string;
+  readonly maxModelTokens: number;
+  readonly dialect: Dialect;
+}
+
 /** Body of `POST /completions`. Only what is asked for is sent: strict servers answer 400 to fields they do not know. */
-export function completionBody(model: string, request: EngineRequest, prompt: readonly number[] | string, dialect: Dialect): Record<string, unknown> {
+export function completionBody(request: EngineRequest, { model, prompt, maxModelTokens, dialect }: BodyFacts): Record<string, unknown> {
   const { sampling, stop } = request;
   const { extensions } = dialect;
-  const maxTokens = maxNewTokens(request);
+  const maxTokens = maxNewTokens(request, maxModelTokens);
   const minTokens = Math.min(maxTokens, Math.max(0, stop.minTokens - generatedBefore(request)));
   return {
     model,
@@ -48,8 +56,9 @@ function generatedBefore(request: EngineRequest): number {
   return request.tokenIds.length - request.promptTokens;
 }
 
-export function maxNewTokens(request: EngineRequest): number {
-  return Math.max(1, request.stop.maxTokens - generatedBefore(request));
+/** Within the context, too: servers refuse requests that could leave it. */
+export function maxNewTokens(request: EngineRequest, maxModelTokens: number): number {
+  return Math.max(1, Math.min(request.stop.maxTokens - generatedBefore(request), maxModelTokens - request.tokenIds.length));
 }
 
 export interface ChunkLogprobs {

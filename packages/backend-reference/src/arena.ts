@@ -37,15 +37,15 @@ function rankLayout({ shape, limits }: MemoryPlan, modelFingerprint: string, tpR
 
 /** The arena of a loaded model: each rank's part is one region, so that a block is one piece in each. */
 export function arenaOf(plan: MemoryPlan, memory: SharedMemory, modelFingerprint: string): KvArena {
-  const { arena, ranks, rankBlockBytes, limits } = plan;
+  const { arena, rankArenas, rankBlockBytes, limits } = plan;
   const rankBytes = limits.totalBlocks * rankBlockBytes;
   return {
-    segments: [{ buffer: memory.buffer, byteOffset: arena, lengthBytes: ranks.length * rankBytes, wasm: memory }],
+    segments: [{ buffer: memory.buffer, byteOffset: arena, lengthBytes: rankArenas.length * rankBytes, wasm: memory }],
     blockStrideBytes: rankBlockBytes,
-    pieces: ranks.length,
+    pieces: rankArenas.length,
     pieceBytes: rankBlockBytes,
     pieceStrideBytes: rankBytes,
     layoutFingerprint: layoutFingerprint(plan, modelFingerprint),
-    ranks: ranks.map((rank, index) => ({ byteOffset: rank.arena - arena, lengthBytes: rankBytes, layout: rankLayout(plan, modelFingerprint, index) })),
+    ranks: rankArenas.map((address, rank) => ({ byteOffset: address - arena, lengthBytes: rankBytes, layout: rankLayout(plan, modelFingerprint, rank) })),
   };
 }

@@ -72,7 +72,7 @@ export class ForwardPass {
 
   /** Position of every row, and the address of its block in every rank's arena. Returns the number of rows. */
   #placeRows(sequences: number): number {
-    const { columns, limits, ranks, rankBlockBytes } = this.#plan;
+    const { columns, limits, rankArenas, rankBlockBytes } = this.#plan;
     const words = this.#words;
     let row = 0;
     for (let i = 0; i < sequences; i++) {
@@ -82,7 +82,7 @@ export class ForwardPass {
       for (let t = 0; t < count; t++, row++) {
         words[columns.rowPositions / 4 + row] = context + t;
         const offset = words[blocks + Math.floor((context + t) / limits.blockSize)]! * rankBlockBytes;
-        for (let rank = 0; rank < ranks.length; rank++) this.#rowBlocks[rank * limits.maxBatchedTokens + row] = ranks[rank]!.arena + offset;
+        for (let rank = 0; rank < rankArenas.length; rank++) this.#rowBlocks[rank * limits.maxBatchedTokens + row] = rankArenas[rank]! + offset;
       }
     }
     return row;

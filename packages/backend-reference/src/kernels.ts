@@ -55,9 +55,9 @@ export function kernelsFor(plan: MemoryPlan, memory: SharedMemory): readonly Ker
   const module = compile();
   const { shape, limits, rankBlockBytes } = plan;
   const scale = Math.fround(1 / Math.sqrt(shape.headDim));
-  return plan.ranks.map(({ heads, kvHeads, arena }) => {
+  return plan.ranks.map(({ heads, kvHeads }, rank) => {
     const kernels = instantiateKernels(memory, module);
-    kernels.configure(heads, kvHeads, shape.headDim, limits.blockSize, arena, rankBlockBytes, scale);
+    kernels.configure(heads, kvHeads, shape.headDim, limits.blockSize, plan.rankArenas[rank]!, rankBlockBytes, scale);
     return kernels;
   });
 }

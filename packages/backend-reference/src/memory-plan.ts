@@ -14,11 +14,6 @@ export interface RunnerLimits {
   readonly tensorParallel: number;
 }
 
-/** One rank: its heads, and where its part of the KV arena begins. */
-export interface RankPlan extends RankHeads {
-  readonly arena: number;
-}
-
 /** Byte addresses of one layer's weights; matrices in matmul panels. 0 = none. */
 export interface LayerPlan {
   readonly attentionNorm: number;
@@ -83,9 +78,10 @@ export interface MemoryPlan {
   readonly ropeTable: number;
   readonly scratch: ScratchPlan;
   readonly columns: ColumnPlan;
-  /** The ranks' parts one after the other; `ranks[0].arena`. */
+  readonly ranks: readonly RankHeads[];
+  /** The KV arena: the ranks' parts, one after the other. */
   readonly arena: number;
-  readonly ranks: readonly RankPlan[];
+  readonly rankArenas: readonly number[];
   /** Of one rank's part of a block. */
   readonly rankBlockBytes: number;
   readonly maxBlocksPerSequence: number;
@@ -228,7 +224,7 @@ export function planMemory(shape: ModelShape, limits: RunnerLimits): MemoryPlan 
   const blockBytes = rankBlockBytes(shape, split[0]!, limits.blockSize);
   const rankBytes = limits.totalBlocks * blockBytes;
   const arena = layout.words((split.length * rankBytes) / 4, PAGE_BYTES);
-  const ranks = split.map((heads, rank) => ({ ...heads, arena: arena + rank * rankBytes }));
+  const rankArenas = split.map((_, rank) => arena + rank * rankBytes);
   const pages = Math.ceil(layout.end / PAGE_BYTES);
   if (pages > MAX_PAGES) {
     throw new ArmatureError('ENGINE_MEMORY_LIMIT', `the model and its KV cache need ${Math.ceil(layout.end / 2 ** 20)} MiB, the reference engine has 4096 MiB (${Math.ceil(arena / 2 ** 20)} MiB of it before the KV cache)`, {
@@ -236,5 +232,5 @@ export function planMemory(shape: ModelShape, limits: RunnerLimits): MemoryPlan 
       details: { neededBytes: layout.end, limitBytes: MAX_PAGES * PAGE_BYTES },
     });
   }
-  return { shape, limits, embedding, head, finalNorm, layers, ropeTable, scratch, columns, arena, ranks, rankBlockBytes: blockBytes, maxBlocksPerSequence, paddedVocab: padded(shape.vocabSize), pages };
+  return { shape, limits, embedding, head, finalNorm, layers, ropeTable, scratch, columns, ranks: split, arena, rankArenas, rankBlockBytes: blockBytes, maxBlocksPerSequence, paddedVocab: padded(shape.vocabSize), pages };
 }

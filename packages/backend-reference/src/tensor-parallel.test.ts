@@ -152,7 +152,7 @@ it('sabotage: two heads swapped between ranks change the logits', () => {
   expect(last()).toBe(clean);
   const { plan, memory } = runner.model;
   const headFloats = plan.shape.headDim * plan.limits.blockSize;
-  const [a, b] = plan.ranks.map(({ arena }) => new Float32Array(memory.buffer, arena + 4 * plan.rankBlockBytes, headFloats));
+  const [a, b] = plan.rankArenas.map((arena) => new Float32Array(memory.buffer, arena + 4 * plan.rankBlockBytes, headFloats));
   const kept = a!.slice();
   a!.set(b!);
   b!.set(kept);

@@ -171,9 +171,10 @@ function addKv(program: Command): void {
   onServer('ls', 'blocks held, parents first')
     .option('--limit <n>', 'how many', number, 50)
     .action((options: { admin: string; worker?: string; path?: string; json: boolean; limit: number }) => kvLs(options));
-  onServer('verify', 'read every block held and check it; corrupt ones are dropped. Exit code 1 when there were any')
+  onServer('verify', 'read every block held and check it. Exit code 1 when some were corrupt')
+    .option('--repair', 'with --path: strike corrupt blocks out; a running server drops them when they are used', false)
     .option('--deadline-ms <n>', 'give up after so many milliseconds', number, 60_000)
-    .action((options: { admin: string; worker?: string; path?: string; json: boolean; deadlineMs: number }) => kvVerify(options));
+    .action((options: { admin: string; worker?: string; path?: string; json: boolean; repair: boolean; deadlineMs: number }) => kvVerify(options));
   addKvGc(kv);
 }
 

@@ -127,6 +127,11 @@ export interface KvTierHost {
   readonly layoutFingerprint: string;
   /** Bytes of one block's content. */
   readonly blockBytes: number;
+  /**
+   * How the checksums of blocks are made: version of the algorithm (0 = they are not made), and over runs of how many bytes. A tier that outlives the process keeps it with
+   * its blocks, so that they can be checked without their engine; blocks under other checksums are of no use. Absent: unknown.
+   */
+  readonly checksum?: { readonly version: number; readonly pieceBytes: number };
   /** Folder that relative paths in a config are relative to. */
   readonly baseDir: string;
   readonly clock: Clock;

@@ -39,6 +39,8 @@ export interface WorkerRecord {
   readonly agentMetadata: Uint8Array;
   /** Tiers below the engine from which peers may borrow blocks; absent: none. */
   readonly kvTiers?: readonly KvTier[];
+  /** From when on its tiers bring up what a request will need; `queue`: told of requests that wait for a worker, it does so at once. Absent: no tiers. */
+  readonly kvPrefetch?: 'route' | 'queue' | 'never';
   /** Wire version of this record and of the worker's methods. */
   readonly protocol: number;
 }

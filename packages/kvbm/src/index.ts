@@ -8,7 +8,7 @@ export type { BlockMoverCounters, BlockMoverOptions } from './mover/block-mover.
 export { formatSize, parseSize, sizeBytes, sizeSchema } from './size.ts';
 export { cost, kvPolicyPlugins, lineage, lru, tinylfu } from './policy/plugin.ts';
 export { costPolicyDefaults, kvPolicyDefaults } from './policy/config.ts';
-export { BlockVerifier, createVerifier } from './checksum/verifier.ts';
+export { BlockVerifier, CHECKSUM_VERSION, createVerifier } from './checksum/verifier.ts';
 export type { VerifierOptions } from './checksum/verifier.ts';
 export type { CostPolicyConfig, KvPolicyConfig, OffloadChoice } from './policy/config.ts';
 export type {

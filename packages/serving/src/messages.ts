@@ -33,6 +33,8 @@ export const Method = {
   Borrow: 'kv.borrow',
   RenewLoan: 'kv.renew',
   SettleLoan: 'kv.settle',
+  /** A request that waits in a frontend may come: a hint to bring its blocks up. */
+  Prefetch: 'kv.prefetch',
 } as const;
 
 /** Where a decode worker finds the prompt's KV. */
@@ -212,6 +214,10 @@ export function parseFetched(message: PlaneMessage): KvFetchRecord {
 
 export function intsField(message: PlaneMessage, field: string): Int32Array {
   return ints(message[field], field);
+}
+
+export function stringField(message: PlaneMessage, field: string): string {
+  return string(message[field], field);
 }
 
 export function handoverMessage(handover: PrefillHandover): PlaneMessage {

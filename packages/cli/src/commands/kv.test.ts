@@ -52,7 +52,7 @@ test('ls and verify: one line each', () => {
   );
   expect(blocksText([])).toBe('no blocks\n');
   expect(verifyText([{ worker: 'w/0', checked: 9, corrupt: 0, unchecked: 0 }, { worker: 'w/1', checked: 8, corrupt: 2, unchecked: 3 }])).toBe(
-    'w/0: 9 blocks checked, 0 corrupt\nw/1: 8 blocks checked, 2 corrupt (dropped), 3 not reached in time\n',
+    'w/0: 9 blocks checked, 0 corrupt\nw/1: 8 blocks checked, 2 corrupt, 3 not reached in time\n',
   );
 });
 
@@ -90,4 +90,8 @@ test('--json prints what the server said; corrupt blocks are an exit code', asyn
   const rows = [{ worker: 'w/0', checked: 8, corrupt: 2, unchecked: 0 }];
   const { out, code, asked } = await kv(['verify', '--json', '--deadline-ms', '100'], rows);
   expect([JSON.parse(out), code, asked]).toEqual([rows, 1, ['/kv/verify?deadlineMs=100']]);
+  vi.restoreAllMocks();
+  vi.spyOn(process.stderr, 'write').mockImplementation(() => true);
+  const repair = await kv(['verify', '--repair'], rows);
+  expect([repair.code === 0, repair.asked]).toEqual([false, []]); // not of a running server
 });

@@ -37,12 +37,13 @@ export async function kvLs(options: KvOptions & { readonly limit: number }): Pro
   print(options, await rowsOf<KvBlockRow>(options, '/kv/ls', { limit: String(options.limit) }), blocksText);
 }
 
-export async function kvVerify(options: KvOptions & { readonly deadlineMs: number }): Promise<void> {
+export async function kvVerify(options: KvOptions & { readonly repair: boolean; readonly deadlineMs: number }): Promise<void> {
   if (options.path !== undefined) {
-    const stores = await storeVerify(options.path);
+    const stores = await storeVerify(options.path, options.repair);
     if (stores.some(({ corrupt }) => corrupt > 0)) process.exitCode = 1;
     return print(options, stores, (rows) => tableText(rows, 'no store there'));
   }
+  if (options.repair) throw new ArmatureError('KV_REPAIR_RUNNING', '--repair is for stores on disk that no process has open', { hint: 'add --path FOLDER; a running server drops corrupt blocks when they are used' });
   const rows = await rowsOf<KvVerifyRow>(options, '/kv/verify', { deadlineMs: String(options.deadlineMs) });
   print(options, rows, verifyText);
   if (rows.some(({ corrupt }) => corrupt > 0)) process.exitCode = 1;
@@ -93,7 +94,7 @@ export function verifyText(rows: readonly KvVerifyRow[]): string {
   return rows
     .map(({ worker, checked, corrupt, unchecked }) => {
       const rest = unchecked === 0 ? '' : `, ${unchecked} not reached in time`;
-      return `${worker}: ${checked} blocks checked, ${corrupt} corrupt${corrupt === 0 ? '' : ' (dropped)'}${rest}\n`;
+      return `${worker}: ${checked} blocks checked, ${corrupt} corrupt${rest}\n`;
     })
     .join('');
 }

@@ -10,6 +10,9 @@ const XXH3_BLOCK = 1024;
 /** Of bytes copied at once; measured in docs/kvbm-policies.md: it stays in the second-level cache between the copy and the hash. */
 const CHUNK_BYTES = 65_536;
 
+/** Of the algorithm described at `BlockVerifier`: stores name it, and are of no use to another one. */
+export const CHECKSUM_VERSION = 1;
+
 export interface VerifierOptions {
   /** Of the engine's arena (`KvArena.layoutFingerprint`): blocks of another layout never verify. */
   readonly layoutFingerprint: string;

@@ -158,7 +158,7 @@ function writeIndex(file: string, blocks: number): void {
     writeRecord(words, slot, facts, 0);
     sealRecord(words, slot, 1, ages[slot]!, seed);
   }
-  const header = encodeHeader({ blockBytes: 4096, slotBytes: 4096, slots: blocks, slotsPerSlab: blocks, generation: 1, createdWallMs: 0, model: 'model-1', layout: 'layout-1' });
+  const header = encodeHeader({ blockBytes: 4096, pieceBytes: 4096, checksumVersion: 0, slotBytes: 4096, slots: blocks, slotsPerSlab: blocks, generation: 1, createdWallMs: 0, model: 'model-1', layout: 'layout-1' });
   fs.writeFileSync(file, header);
   fs.appendFileSync(file, new Uint8Array(words.buffer));
 }

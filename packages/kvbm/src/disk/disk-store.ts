@@ -57,10 +57,10 @@ export class DiskStore implements KvTierStore {
 
   private constructor(options: DiskStoreOptions, slots: number) {
     const { host, config, folder, io } = options;
-    const { clock, log, mover } = host;
+    const { clock, log, mover, blockBytes, checksum = { version: 0, pieceBytes: blockBytes } } = host;
     this.#options = options;
     this.capacityBlocks = slots;
-    this.#mediumOptions = { ...config, folder, io, mover, log, clock, modelFingerprint: host.modelFingerprint, layoutFingerprint: host.layoutFingerprint, blockBytes: host.blockBytes };
+    this.#mediumOptions = { ...config, folder, io, mover, log, clock, modelFingerprint: host.modelFingerprint, layoutFingerprint: host.layoutFingerprint, blockBytes, checksum };
     this.#removals = new Removals((hashes, count, reason) => host.removed(hashes, count, reason));
     this.#table = new BlockTable({
       places: slots,

@@ -4,7 +4,7 @@
  * Numbers are little-endian; records are read and written as 32-bit words of the host, which is little-endian wherever this runs.
  */
 
-export const FORMAT_VERSION = 1;
+export const FORMAT_VERSION = 2;
 export const PAGE_BYTES = 4096;
 export const RECORD_BYTES = 64;
 export const RECORD_WORDS = RECORD_BYTES / 4;

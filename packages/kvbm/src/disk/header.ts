@@ -6,6 +6,9 @@ import type { RecordSeed } from './format.ts';
 /** First page of the index file. */
 export interface StoreHeader {
   readonly blockBytes: number;
+  /** Checksums are over runs of so many bytes of a block, by this version of the algorithm; 0: there are none. */
+  readonly pieceBytes: number;
+  readonly checksumVersion: number;
   /** Distance of blocks in a slab: `blockBytes` rounded up to 4,096. */
   readonly slotBytes: number;
   readonly slots: number;
@@ -31,7 +34,7 @@ const textDecoder = new TextDecoder();
 
 /** Bytes that every version begins with: magic, version, header length, check of these 16. So a flipped bit is never taken for a newer version. */
 const PREAMBLE_BYTES = 16;
-const At = { Version: 8, HeaderBytes: 12, PreambleCheck: 16, RecordBytes: 24, BlockBytes: 32, SlotBytes: 40, Slots: 48, SlotsPerSlab: 52, Generation: 56, CreatedWallMs: 64, Digests: 72, Model: 136, Layout: 136 + 1026, Check: PAGE_BYTES - 8 } as const;
+const At = { Version: 8, HeaderBytes: 12, PreambleCheck: 16, RecordBytes: 24, BlockBytes: 32, SlotBytes: 40, Slots: 48, SlotsPerSlab: 52, Generation: 56, CreatedWallMs: 64, Digests: 72, Model: 136, Layout: 136 + 1026, PieceBytes: 2192, ChecksumVersion: 2200, Check: PAGE_BYTES - 8 } as const;
 const MAX_TEXT_BYTES = 1024;
 const DIGEST_BYTES = 32;
 
@@ -50,6 +53,8 @@ export function encodeHeader(header: StoreHeader): Uint8Array {
   setCheck(view, At.PreambleCheck, bytes.subarray(0, PREAMBLE_BYTES));
   view.setUint32(At.RecordBytes, RECORD_BYTES, true);
   view.setBigUint64(At.BlockBytes, BigInt(header.blockBytes), true);
+  view.setBigUint64(At.PieceBytes, BigInt(header.pieceBytes), true);
+  view.setUint32(At.ChecksumVersion, header.checksumVersion, true);
   view.setBigUint64(At.SlotBytes, BigInt(header.slotBytes), true);
   view.setUint32(At.Slots, header.slots, true);
   view.setUint32(At.SlotsPerSlab, header.slotsPerSlab, true);
@@ -76,6 +81,8 @@ export function decodeHeader(bytes: Uint8Array): HeaderFinding {
     type: 'current',
     header: {
       blockBytes: Number(view.getBigUint64(At.BlockBytes, true)),
+      pieceBytes: Number(view.getBigUint64(At.PieceBytes, true)),
+      checksumVersion: view.getUint32(At.ChecksumVersion, true),
       slotBytes: Number(view.getBigUint64(At.SlotBytes, true)),
       slots: view.getUint32(At.Slots, true),
       slotsPerSlab: view.getUint32(At.SlotsPerSlab, true),

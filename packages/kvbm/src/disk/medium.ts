@@ -23,6 +23,8 @@ export interface MediumOptions {
   readonly modelFingerprint: string;
   readonly layoutFingerprint: string;
   readonly blockBytes: number;
+  /** See `KvTierHost.checksum`. */
+  readonly checksum: { readonly version: number; readonly pieceBytes: number };
   readonly capacityBytes: number;
   readonly slabBytes: number;
   readonly preallocate: boolean;
@@ -188,9 +190,13 @@ async function readHeader(options: MediumOptions, file: FileHandle): Promise<{ r
     case 'none':
       return { header: undefined, reset: undefined };
     case 'current':
-      if (finding.header.blockBytes === options.blockBytes && finding.header.slotsPerSlab > 0 && isSameStore(page, options.modelFingerprint, options.layoutFingerprint)) return { header: finding.header, reset: undefined };
-      return { header: undefined, reset: 'foreign' };
+      return isOurs(options, finding.header, page) ? { header: finding.header, reset: undefined } : { header: undefined, reset: 'foreign' };
   }
+}
+
+function isOurs({ blockBytes, checksum, modelFingerprint, layoutFingerprint }: MediumOptions, header: StoreHeader, page: Uint8Array): boolean {
+  if (header.blockBytes !== blockBytes || header.slotsPerSlab === 0 || header.checksumVersion !== checksum.version || header.pieceBytes !== checksum.pieceBytes) return false;
+  return isSameStore(page, modelFingerprint, layoutFingerprint);
 }
 
 /** Records whose slab is not there, or ends before them: somebody deleted or cut it. */
@@ -221,5 +227,6 @@ async function countRecords(io: DiskIo, fd: number, from: number, to: number): P
 }
 
 function headerOf(options: MediumOptions, geometry: StoreGeometry, generation: number, before: StoreHeader | undefined): StoreHeader {
-  return { ...geometry, generation, createdWallMs: before?.createdWallMs ?? options.clock.wallMs(), model: options.modelFingerprint, layout: options.layoutFingerprint };
+  const { version: checksumVersion, pieceBytes } = options.checksum;
+  return { ...geometry, pieceBytes, checksumVersion, generation, createdWallMs: before?.createdWallMs ?? options.clock.wallMs(), model: options.modelFingerprint, layout: options.layoutFingerprint };
 }

@@ -63,8 +63,28 @@ export class KvBlockManager implements BlockManager {
     });
   }
 
+  get prefetchRule(): BlockManager['prefetchRule'] {
+    return this.#pieces.parts.policy.prefetch;
+  }
+
   prefetch(when: 'route' | 'queue', sequenceHashes: Int32Array, cacheSalt: string): void {
     this.#pieces.prefetches.add(when, sequenceHashes, cacheSalt);
+  }
+
+  prefetchAhead(sequenceHashes: Int32Array, cacheSalt: string, queuedTokens: number, done: (queuedTokens: number) => void): KvOperation {
+    return this.#pieces.prefetches.ahead(sequenceHashes, cacheSalt, queuedTokens, done);
+  }
+
+  holds(sequenceHashes: Int32Array, deviceBlocks: number): boolean {
+    const { host, lower } = this.#pieces.parts;
+    if (host.store.match(sequenceHashes, deviceBlocks) > 0) return true;
+    // What is shared with others may hold more than is known here.
+    for (const { store } of lower) if (store.probe !== undefined || store.match(sequenceHashes, deviceBlocks) > 0) return true;
+    return false;
+  }
+
+  passed(sequenceHashes: Int32Array, deviceBlocks: number): void {
+    this.#pieces.fetches.passed(sequenceHashes, deviceBlocks);
   }
 
   observePrefill(tokens: number, milliseconds: number): void {

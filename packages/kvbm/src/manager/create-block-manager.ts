@@ -83,7 +83,7 @@ function assemble(options: BlockManagerOptions, parts: ManagerParts, listening: 
   const lower = new LowerSources(parts);
   const prefill = new PrefillSpeed();
   const fetches = new Fetches({ parts, loads, lower, prefill, agent, peers, layoutFingerprint, onUsed: (hashes, blocks) => offload.used(hashes, blocks) });
-  const prefetches = new Prefetches(parts, loads, lower, () => fetches.running > 0);
+  const prefetches = new Prefetches({ parts, loads, lower, prefill, isBusy: () => fetches.running > 0 });
   const loans = new Loans(parts, loads, lower);
   const closeRest = (): void => {
     parts.metrics.close();
@@ -129,7 +129,9 @@ class ManagerListener implements TierListener {
   }
 
   measured(...[tier, kind, bytes, milliseconds]: Parameters<TierListener['measured']>): void {
-    this.metrics.moved(this.#options.tiers[tier].tier, kind, bytes, milliseconds);
+    const name = this.#options.tiers[tier].tier;
+    this.metrics.moved(name, kind, bytes, milliseconds);
+    if (kind === 'store' && name !== 'host') this.#parts?.costs[name].wrote(bytes, milliseconds, this.#options.clock.nowMs());
   }
 
   degraded(tier: number, problem: ErrorData | undefined): void {

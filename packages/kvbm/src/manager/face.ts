@@ -149,8 +149,19 @@ export interface BlockManager {
    * later than recomputing would have been by more than `maxSlowdown`. Cancelled: `done` comes without a reservation, pins are gone.
    */
   fetch(request: KvFetchRequest, done: (result: KvFetchResult) => void): KvOperation;
+  /** The policy's rule of when blocks are brought up ahead of requests. */
+  readonly prefetchRule: KvPolicy['prefetch'];
   /** Brings blocks up to the host tier, if the policy says so (`when`) and nothing more urgent runs. Never fails. */
   prefetch(when: 'route' | 'queue', sequenceHashes: Int32Array, cacheSalt: string): void;
+  /**
+   * Of a request that is here while the engine has `queuedTokens` to compute for others: brings its blocks up to the host tier, without taking blocks of the device. `done` exactly
+   * once unless cancelled, maybe before return, at the latest when half of the time for those tokens has passed; with how many of them are left, for `fetch`.
+   */
+  prefetchAhead(sequenceHashes: Int32Array, cacheSalt: string, queuedTokens: number, done: (queuedTokens: number) => void): KvOperation;
+  /** A tier has, or may have, the block behind the first `deviceBlocks`. A few look-ups: a request for which it is false, and that has no peers, needs no `fetch`. */
+  holds(sequenceHashes: Int32Array, deviceBlocks: number): boolean;
+  /** Such a request goes to the engine as it is: counted as `fetch` would. */
+  passed(sequenceHashes: Int32Array, deviceBlocks: number): void;
   /** Prompt tokens that the engine computed alone, and how long it took: for the price of recomputing. */
   observePrefill(tokens: number, milliseconds: number): void;
   /** Lends rows `from` to `to` to a peer, from host or (brought up first, within the deadline) lower tiers. */
@@ -158,7 +169,7 @@ export interface BlockManager {
   renewLoan(lease: number, ttlMs: number): boolean;
   settleLoan(lease: number): 'valid' | 'expired';
   stats(): BlockManagerStats;
-  /** Reads every held block and checks it; corrupt ones are dropped. Resolves with counts; bounded by the deadline. */
+  /** Reads every held block and checks it; changes nothing: corrupt ones are dropped when somebody uses them. Resolves with counts; bounded by the deadline. */
   verifyAll(deadlineMs: number): Promise<{ readonly checked: number; readonly corrupt: number; readonly unchecked: number }>;
   close(): Promise<void>;
 }

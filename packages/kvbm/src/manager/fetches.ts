@@ -13,8 +13,6 @@ import type { FetchCandidate, FetchPlan, PlanInput } from './plan.ts';
 import type { PrefillSpeed } from './prefill-speed.ts';
 import { SourceCost } from './source-cost.ts';
 
-/** A source that was declined is tried off the path of requests, not more often than this: so that one that has recovered is noticed. */
-const PROBE_INTERVAL_MS = 1_000;
 const PROBE_DEADLINE_MS = 10_000;
 /** What asking a shared store takes until it was measured. */
 const ASK_PRIOR = { latencyMs: 20, bytesPerMs: Infinity };
@@ -67,6 +65,14 @@ export class Fetches {
     return pending.isOver ? OVER : pending;
   }
 
+  /** A request for which nothing is to be had. */
+  passed(sequenceHashes: Int32Array, deviceBlocks: number): void {
+    const { parts, onUsed } = this.#options;
+    onUsed(sequenceHashes, deviceBlocks);
+    parts.metrics.hits('device', deviceBlocks);
+    parts.metrics.misses((sequenceHashes.length >> 1) - deviceBlocks);
+  }
+
   cancelAll(): void {
     this.#isClosed = true;
     for (const operation of [...this.#running]) operation.cancel();
@@ -85,7 +91,7 @@ export class Fetches {
     const askMs = this.#askCost.predictMs(1);
     const isWaited = this.#options.prefill.isKnown && askMs < limitMs;
     const deadlineMs = isWaited ? limitMs : PROBE_DEADLINE_MS;
-    if (!isWaited && parts.clock.nowMs() - this.#askCost.lastSampleMs < PROBE_INTERVAL_MS) return next();
+    if (!isWaited && parts.clock.nowMs() - this.#askCost.lastSampleMs < this.#askCost.probeIntervalMs) return next();
     this.#askCost.begin(1);
     pending.operation = (source.store.probe as NonNullable<typeof source.store.probe>)(sequenceHashes, known, deadlineMs, () => {
       this.#askCost.end(1, startMs, parts.clock.nowMs(), 'done');
@@ -166,7 +172,7 @@ export class Fetches {
     const { clock, tenants, config } = parts;
     const source = (candidate as Candidate).from;
     if (source === undefined || this.#probing !== undefined || this.#isClosed) return;
-    if (clock.nowMs() - source.cost.lastSampleMs < PROBE_INTERVAL_MS || source.cost.underWayBytes > 0) return;
+    if (clock.nowMs() - source.cost.lastSampleMs < source.cost.probeIntervalMs || source.cost.underWayBytes > 0) return;
     this.#probing = source;
     // Of different lengths, so that latency and bandwidth can be told apart.
     const rows = source.cost.samples % 2 === 0 ? Math.min(to - from, config.batchBlocks) : 1;

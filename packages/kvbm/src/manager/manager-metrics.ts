@@ -14,6 +14,7 @@ export class ManagerMetrics {
   readonly #offloaded: Family<Counter>;
   readonly #dropped: Family<Counter>;
   readonly #fetches: Family<Counter>;
+  readonly #prefetched: Family<Counter>;
   readonly #wait: Histogram;
   readonly #misses: Counter;
   readonly #unregister: () => void;
@@ -31,6 +32,7 @@ export class ManagerMetrics {
     this.#offloaded = metrics.counter(family('offloaded_blocks_total', 'Blocks copied down into a tier.', 'tier'));
     this.#dropped = metrics.counter(family('offloads_dropped_total', 'Blocks that were to be copied down and were not.', 'reason'));
     this.#fetches = metrics.counter(family('fetch_runs_total', 'Runs of prompt blocks by source and outcome of fetch-or-recompute.', 'source', 'outcome'));
+    this.#prefetched = metrics.counter(family('prefetched_blocks_total', 'Blocks brought from a tier to host memory before their request was fetched for.', 'tier'));
     this.#wait = metrics.histogram({ ...family('fetch_wait_seconds', 'How long requests waited for blocks.'), buckets: SECONDS }).with(...labels);
     const gauge = (name: string, help: string): ReturnType<Metrics['gauge']> => metrics.gauge(family(name, help, 'tier'));
     const held = gauge('held_blocks', 'Blocks that a tier holds.');
@@ -87,6 +89,10 @@ export class ManagerMetrics {
 
   run(source: KvFetchSource, outcome: KvFetchRun['outcome']): void {
     this.#fetches.with(...this.#labels, source, outcome).inc();
+  }
+
+  prefetched(tier: KvTier | 'peer', blocks: number): void {
+    this.#prefetched.with(...this.#labels, tier).inc(blocks);
   }
 
   waited(milliseconds: number): void {

@@ -1,5 +1,6 @@
 import { ArmatureError, isMemoryTier } from '@armature/contracts';
 import type { ErrorData, KvBlockMover, KvMemoryTier, KvRemovalReason, KvTierBackend, KvTierHost, KvTierStore } from '@armature/contracts';
+import { CHECKSUM_VERSION } from '../checksum/verifier.ts';
 import { formatSize } from '../size.ts';
 import type { BlockManagerOptions } from './face.ts';
 import type { ManagedTier } from './parts.ts';
@@ -77,6 +78,7 @@ async function openTier({ manager, layoutFingerprint, blockBytes, mover, tenants
     modelFingerprint,
     layoutFingerprint,
     blockBytes,
+    checksum: { version: manager.config.verify ? CHECKSUM_VERSION : 0, pieceBytes: manager.kv.arena().pieceBytes },
     baseDir,
     clock,
     log,

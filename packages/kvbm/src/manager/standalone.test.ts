@@ -9,9 +9,12 @@ import { diskTier } from '../disk/plugin.ts';
 import { hostTier } from '../host/plugin.ts';
 import { kvPolicyDefaults } from '../policy/config.ts';
 import { lineage } from '../policy/plugin.ts';
+import { CHECKSUM_VERSION, createVerifier } from '../checksum/verifier.ts';
+import { inspectStore, listStores, verifyStore } from '../disk/inspect.ts';
+import type { BlockChecksum } from '../disk/inspect.ts';
 import { createBlockManager } from './create-block-manager.ts';
 import type { BlockManager, KvFetchResult } from './face.ts';
-import { BLOCK_SIZE, FakeEngine, promptHashes } from './fake-engine.test.support.ts';
+import { BLOCK_SIZE, FakeEngine, PIECE_BYTES, PIECES, promptHashes } from './fake-engine.test.support.ts';
 import { CountingMetrics, silent } from './rig.test.support.ts';
 
 const folders: string[] = [];
@@ -83,6 +86,13 @@ test('as a library, over real memory and a real disk: blocks survive the worker,
   await first.close();
   expect(first.engine.counts()).toEqual({ leases: 0, reservations: 0, quarantined: 0 });
 
+  // Without the engine: the store says in what pieces its checksums are made.
+  const [store] = await listStores(join(folder, 'kv'));
+  const header = (await inspectStore(store)).report.header!;
+  expect([header.pieceBytes, header.blockBytes / header.pieceBytes, header.checksumVersion]).toEqual([PIECE_BYTES, PIECES, CHECKSUM_VERSION]);
+  expect(await verifyStore(store, checksumOf(header.layout, header.blockBytes, header.pieceBytes))).toMatchObject({ checked: 12, corrupt: 0 });
+  expect(await verifyStore(store, checksumOf(header.layout, header.blockBytes, header.blockBytes))).toMatchObject({ checked: 12, corrupt: 12 }); // told, not struck out
+
   const second = await worker(folder);
   expect(second.manager.snapshot()).toMatchObject([{ type: 'stored', tier: 'disk' }]);
   const warm = await fetch(second, hashes);
@@ -98,6 +108,12 @@ test('as a library, over real memory and a real disk: blocks survive the worker,
   await until('pins to end', () => third.manager.stats().tiers.every(({ pinnedBlocks }) => pinnedBlocks === 0));
   await third.close();
 }, 60_000);
+
+function checksumOf(layoutFingerprint: string, blockBytes: number, pieceBytes: number): BlockChecksum {
+  const verifier = createVerifier({ layoutFingerprint, pieceBytes });
+  const memory = { segment: 0, blocks: 1, blockStrideBytes: blockBytes, pieces: blockBytes / pieceBytes, pieceBytes, pieceStrideBytes: pieceBytes };
+  return (bytes, lo, hi, out) => verifier.checksums({ ...memory, bytes }, Int32Array.of(0), 1, Int32Array.of(lo, hi), out);
+}
 
 /** A bit in the middle of each 4 KiB that holds content; records and headers stay as they are. */
 async function flipEverySlab(folder: string): Promise<void> {

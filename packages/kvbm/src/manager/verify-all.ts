@@ -11,7 +11,10 @@ export interface VerifyCounts {
   unchecked: number;
 }
 
-/** Reads every block that the tiers hold and checks it, batch by batch, until the deadline. What is not as it was stored is dropped. */
+/**
+ * Reads every block that the tiers hold and checks it, batch by batch, until the deadline. What is not as it was stored is
+ * reported and stays: whoever uses it finds out too, and drops it.
+ */
 export async function verifyAll(parts: ManagerParts, isStopped: () => boolean, deadlineMs: number): Promise<VerifyCounts> {
   const { clock, config, host, lower } = parts;
   const untilMs = clock.nowMs() + deadlineMs;
@@ -33,7 +36,6 @@ async function verifyHost(parts: ManagerParts, rows: Rows, counts: VerifyCounts)
   const { store, order } = parts.host;
   const bad = await badRows(parts, batch);
   order.quietly(() => store.release(batch.blocks, batch.count));
-  dropBad(parts, parts.host, bad);
   counts.checked += batch.count;
   counts.corrupt += bad.count;
 }
@@ -48,7 +50,6 @@ async function verifyBelow(parts: ManagerParts, tier: ManagedTier, rows: Rows, l
   const loaded = keepRows(batch, (row) => batch.statuses[row] === KvBlockStatus.Done);
   const bad = await badRows(parts, loaded);
   if (given > 0) host.store.free(blocks, given);
-  dropBad(parts, tier, bad);
   counts.checked += loaded.count;
   counts.corrupt += bad.count;
   for (let row = 0; row < batch.count; row++) {
@@ -62,12 +63,6 @@ async function badRows({ checks }: ManagerParts, batch: KvBlockBatch): Promise<K
   const found = new Int32Array(2 * batch.count);
   if (batch.count > 0) await new Promise<void>((resolve) => checks.compute(batch.memory, batch.blocks, batch.hashes, found, 'background', resolve));
   return keepRows(batch, (row) => found[2 * row] !== batch.checksums[2 * row] || found[2 * row + 1] !== batch.checksums[2 * row + 1]);
-}
-
-function dropBad({ metrics }: ManagerParts, tier: ManagedTier, bad: KvBlockBatch): void {
-  if (bad.count === 0) return;
-  metrics.corrupt(tier.store.tier, bad.count);
-  tier.store.remove(bad.hashes, bad.count, 'corrupt');
 }
 
 function recordsOf({ store }: ManagedTier): Rows {

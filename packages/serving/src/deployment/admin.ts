@@ -42,7 +42,7 @@ export function mountRoutes(context: DeploymentContext, sources: AdminSources): 
     sources.models().flatMap((model) => (model.admission === undefined ? [] : [{ model: model.name, ...model.admission.snapshot(listLength(query.get('limit'))) }])),
   );
   admin.get('/hops', 'What prefill and transfer have taken lately, for the policies that predict them: observations, mean error of predictions.', () =>
-    sources.models().map((model) => ({ model: model.name, ...model.hopTimes.report() })),
+    sources.models().map(({ name, hopTimes }) => Object.assign({ model: name }, hopTimes.report())),
   );
   admin.get('/engines', 'Engines of this process: queues, blocks, leases, reservations.', () =>
     sources.hosts().map(({ instanceId, engine }) => ({ instanceId, load: engine.load(), kv: engine.kv?.counts(), failure: engine.failure() })),
@@ -54,7 +54,7 @@ export function mountRoutes(context: DeploymentContext, sources: AdminSources): 
   admin.get('/kv/ls', 'Blocks held there, parents first (?worker=POOL/INDEX, ?limit=N).', ({ query }) =>
     managers(query.get('worker')).flatMap(({ instanceId, manager }) => blockRows(instanceId, manager?.snapshot() ?? [], listLength(query.get('limit')))),
   );
-  admin.get('/kv/verify', 'Reads every block held there and checks it; corrupt ones are dropped (?worker=POOL/INDEX, ?deadlineMs=N).', ({ query }) =>
+  admin.get('/kv/verify', 'Reads every block held there and checks it; changes nothing: corrupt ones are dropped when they are used (?worker=POOL/INDEX, ?deadlineMs=N).', ({ query }) =>
     Promise.all(managers(query.get('worker')).map(async ({ instanceId, manager }) => ({ worker: instanceId, ...(await manager?.verifyAll(listLength(query.get('deadlineMs'), VERIFY_DEADLINE_MS))) }))),
   );
   admin.get('/models', 'Models with their card.', () =>

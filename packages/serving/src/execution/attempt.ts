@@ -1,54 +1,20 @@
 import { ArmatureError, FinishCode } from '@armature/contracts';
-import type { ErrorData, InferenceRequest, PlainData, PlaneMessage, PrefillHandover, RoutingHop, TokenBatch, WorkerRole } from '@armature/contracts';
+import type { ErrorData, PlainData, PlaneMessage, PrefillHandover, RoutingHop, TokenBatch } from '@armature/contracts';
 import { Method, numberField, parseFetched, parseHandover, pullSourceOf, requestMessage, tokensFrom } from '../messages.ts';
-import type { EngineRequestFields } from '../messages.ts';
-import type { Route } from '../routing/model-router.ts';
-import type { MoveRecord, RequestRecord } from '../routing/records.ts';
+import type { MoveRecord } from '../routing/records.ts';
 import { callUnary } from '../worker/unary.ts';
+import type { AttemptOwner, AttemptSetup } from './attempt-owner.ts';
 import { ChoiceRows } from './choice-rows.ts';
-import type { ExecutionHost } from './execution-host.ts';
 import { deadlineError, decodeMovedError, incompleteError, isDraining } from './failures.ts';
 import { HopWatch } from './hop-watch.ts';
 import { peersOf } from './kv-peers.ts';
-import { Leg } from './leg.ts';
-import type { LegListener } from './leg.ts';
+import type { Leg, LegListener } from './leg.ts';
+import { LegOpener } from './leg-opener.ts';
+import type { LegCall } from './leg-opener.ts';
 import { Placement } from './placement.ts';
 import type { Routed, Share } from './placement.ts';
 
 const LEASE_CALL_TIMEOUT_MS = 1_000;
-
-/** The request that attempts are made for. */
-export interface AttemptOwner {
-  readonly host: ExecutionHost;
-  readonly request: InferenceRequest;
-  readonly record: RequestRecord;
-  readonly excluded: readonly string[];
-  readonly startedAtMs: number;
-  /** True: parked in the queue, or refused by it. */
-  waits(role: WorkerRole, uncachedTokens: () => number): boolean;
-  /** A worker was charged. */
-  dispatched(routed: Routed, hop: RoutingHop): void;
-  /** The worker that computes the share's tokens. */
-  computes(share: Share, route: Route): void;
-  /** Computed locally, and what of the prompt the router believes to be there. */
-  expectCached(tokens: number): void;
-  cached(tokens: number): void;
-  tokens(attempt: Attempt, batch: TokenBatch, atMs: number): void;
-  /** Every choice of the share has had its last token. */
-  attemptEnded(attempt: Attempt): void;
-  /** It holds nothing any more. `leg` undefined: no worker was found. */
-  attemptFailed(attempt: Attempt, leg: Leg | undefined, error: ErrorData): void;
-  /** Notes that the decode worker was left; the record of the move to the next one, undefined when it may not be tried. */
-  leaveDecode(attempt: Attempt, leg: Leg, error: ErrorData): MoveRecord | undefined;
-}
-
-export interface AttemptSetup {
-  readonly share: Share;
-  /** Moves behind it that count against the limit. */
-  readonly depth: number;
-  /** How it came to be; undefined for the first one. */
-  readonly move: MoveRecord | undefined;
-}
 
 /**
  * One share of a request in one place, until its end or until its worker is lost.
@@ -60,14 +26,14 @@ export class Attempt implements LegListener {
   readonly id: string;
   readonly share: Share;
   readonly placement: Placement;
+  readonly hops: HopWatch;
   depth: number;
   move: MoveRecord | undefined;
   /** Its wait for a worker ends then, however often it is woken. */
   waitsUntilMs: number | undefined = undefined;
   readonly #owner: AttemptOwner;
   readonly #rows: ChoiceRows | undefined;
-  readonly #hops: HopWatch;
-  #open: number;
+  readonly #legs: LegOpener;
   #outputTokens: number;
   #main: Leg | undefined = undefined;
   #prefill: Leg | undefined = undefined;
@@ -88,16 +54,11 @@ export class Attempt implements LegListener {
     this.share = share;
     this.depth = depth;
     this.move = move;
-    this.#open = share.choices;
     this.#outputTokens = share.replayed;
     this.#rows = share.choices < request.choices ? new ChoiceRows(share.firstChoice) : undefined;
-    this.#hops = new HopWatch(host);
+    this.hops = new HopWatch(host);
+    this.#legs = new LegOpener(owner, this);
     this.placement = new Placement({ host, request, record, id: this.id, share, startedAtMs, excluded, waits: (role, uncached) => owner.waits(role, uncached) });
-  }
-
-  /** Choices of the share that have not had their last token. */
-  get openChoices(): number {
-    return this.#open;
   }
 
   /** Chooses workers and opens the first leg. What a policy throws ends the request, not its caller. */
@@ -133,10 +94,10 @@ export class Attempt implements LegListener {
     if (hop === 'aggregated' && query.role === 'decode') metrics.localPrefills.inc();
     this.#owner.computes(this.share, route);
     this.#owner.expectCached(blockSize * Math.min(route.overlapBlocks, Math.floor((request.promptTokenIds.length - 1) / blockSize)));
-    const leg = this.#newLeg('main', main, hop);
+    const leg = this.#legs.newLeg('main', main, hop);
     this.#main = leg;
-    this.#hops.local(this.placement.predictedMs);
-    this.#launch(leg, Method.Generate, requestMessage(this.#engineRequest('full'), peersOf(route, router.table)), deadlines.firstTokenMs);
+    this.hops.local(this.placement.predictedMs);
+    this.#launch(leg, { method: Method.Generate, message: requestMessage(this.#legs.engineRequest('full'), peersOf(route, router.table)), silentMs: deadlines.firstTokenMs });
   }
 
   #openPrefill(prefill: Routed, decode: Routed): void {
@@ -144,10 +105,10 @@ export class Attempt implements LegListener {
     metrics.remotePrefills.inc();
     this.#owner.computes(this.share, prefill.route);
     this.#decode = decode;
-    const leg = this.#newLeg('prefill', prefill, 'prefill');
+    const leg = this.#legs.newLeg('prefill', prefill, 'prefill');
     this.#prefill = leg;
-    this.#hops.remote(this.placement.predictedMs);
-    this.#launch(leg, Method.Generate, requestMessage(this.#engineRequest('prefill'), peersOf(prefill.route, router.table, decode.route)), deadlines.prefillMs);
+    this.hops.remote(this.placement.predictedMs);
+    this.#launch(leg, { method: Method.Generate, message: requestMessage(this.#legs.engineRequest('prefill'), peersOf(prefill.route, router.table, decode.route)), silentMs: deadlines.prefillMs });
   }
 
   #openDecode(): void {
@@ -155,66 +116,29 @@ export class Attempt implements LegListener {
     const prefill = this.#prefill;
     const handover = this.#handover;
     if (chosen === undefined || prefill === undefined || this.#isAsking) return;
-    const leg = this.#newLeg('main', chosen, 'decode');
+    const leg = this.#legs.newLeg('main', chosen, 'decode');
     this.#main = leg;
     this.#owner.record.transfer = { from: prefill.worker.instanceId, to: leg.worker.instanceId, matchedBlocks: 0, movedBlocks: 0, movedBytes: 0, durationMs: 0, outcome: 'running' };
-    const request = this.#engineRequest('decode');
+    const request = this.#legs.engineRequest('decode');
     const { deadlines } = this.#owner.host;
     if (handover?.params !== undefined) {
-      this.#launch(leg, Method.Generate, requestMessage({ ...request, firstTokens: this.#firstTokens }, { opaqueSource: handover.params as PlaneMessage }), deadlines.firstTokenMs);
+      this.#launch(leg, { method: Method.Generate, message: requestMessage({ ...request, firstTokens: this.#firstTokens }, { opaqueSource: handover.params as PlaneMessage }), silentMs: deadlines.firstTokenMs });
       return;
     }
-    this.#launch(leg, Method.Decode, requestMessage(request, { source: pullSourceOf(prefill.worker) as unknown as PlainData }), 0);
-    if (handover !== undefined) this.#main?.send(progressOf(handover));
+    this.#launch(leg, { method: Method.Decode, message: requestMessage(request, { source: pullSourceOf(prefill.worker) as unknown as PlainData }), silentMs: 0 }); // it waits for P
+    if (this.#main !== leg) return; // lost already
+    if (handover !== undefined) leg.send(progressOf(handover));
     if (this.#hasPrefilled) this.#start();
   }
 
-  #newLeg(kind: 'main' | 'prefill', routed: Routed, hop: RoutingHop): Leg {
-    const { router, clock, blockSize } = this.#owner.host;
-    const { route, query } = routed;
-    if (hop !== 'decode') this.#hops.dispatched(router.table.activePrefillTokens(route.slot) + Math.max(0, query.promptTokens - route.overlapBlocks * blockSize));
-    const charge = router.dispatch(route, query, hop);
-    this.#owner.dispatched(routed, hop);
-    if (this.move !== undefined) this.move.to = route.worker.instanceId;
-    return new Leg({ kind, worker: route.worker, charge, clock }, this);
-  }
-
-  /** `silentMs`: how long the worker may say nothing. */
-  #launch(leg: Leg, method: string, message: PlaneMessage, silentMs: number): void {
-    const { host, request, startedAtMs } = this.#owner;
-    const deadlineMs = request.deadlineMs - (host.clock.nowMs() - startedAtMs);
-    if (deadlineMs <= 0) {
-      this.#fail(leg, deadlineError(request.deadlineMs, leg.arrow));
-      return;
-    }
-    leg.expect(method === Method.Decode ? 'transfer' : leg.arrow, silentMs);
-    leg.open(host.requests, { method, message, deadlineMs, traceparent: request.traceparent });
-  }
-
-  #engineRequest(leg: 'full' | 'prefill' | 'decode'): EngineRequestFields {
-    const { request, host } = this.#owner;
-    const { share } = this;
-    return {
-      id: this.id,
-      leg,
-      tokenIds: share.tokenIds,
-      promptTokens: request.promptTokenIds.length,
-      sequenceHashes: this.placement.hashes,
-      cacheSalt: request.cacheSalt,
-      sampling: request.sampling,
-      stop: request.stop,
-      choices: share.choices,
-      firstChoice: share.firstChoice,
-      firstTokens: undefined,
-      priority: request.priority,
-      leaseTtlMs: host.leaseTtlMs,
-    };
+  #launch(leg: Leg, call: LegCall): void {
+    if (!this.#legs.open(leg, call)) this.#fail(leg, deadlineError(this.#owner.request.deadlineMs, leg.arrow));
   }
 
   // ---------------------------------------------------------------- messages
 
   legMessage(leg: Leg, message: PlaneMessage): void {
-    if (this.#isClosed || leg.isComplete) return; // nothing counts after the terminal message
+    if (leg.isComplete) return; // nothing counts after the terminal message
     try {
       switch (message.type) {
         case 'tokens':
@@ -250,7 +174,7 @@ export class Attempt implements LegListener {
       leg.hasTokens = true;
       if (leg.kind === 'main') {
         leg.expect('decode', host.deadlines.interTokenMs);
-        if (this.#prefill === undefined) this.#hops.localDone(leg.heardAtMs);
+        if (this.#prefill === undefined) this.hops.localDone(leg.heardAtMs);
       }
       host.router.prefilled(leg.charge, this.id);
       host.admission?.capacityChanged();
@@ -258,7 +182,6 @@ export class Attempt implements LegListener {
     const before = this.#outputTokens;
     this.#outputTokens = before + batch.count;
     this.#chargeGrowth(leg, before);
-    for (let i = 0; i < batch.count; i++) if (batch.finish[i] !== FinishCode.None) this.#open--;
     this.#owner.tokens(this, this.#rows === undefined ? batch : this.#rows.of(batch), leg.heardAtMs);
   }
 
@@ -295,7 +218,7 @@ export class Attempt implements LegListener {
     transfer.durationMs = numberField(message, 'durationMs');
     transfer.outcome = String(message['outcome']);
     this.#hasTransferred = true;
-    if (transfer.outcome === 'valid') this.#hops.transferred(transfer.movedBlocks, leg.heardAtMs);
+    if (transfer.outcome === 'valid') this.hops.transferred(transfer.movedBlocks, leg.heardAtMs);
     leg.expect('first token', this.#owner.host.deadlines.firstTokenMs);
   }
 
@@ -310,7 +233,7 @@ export class Attempt implements LegListener {
       return;
     }
     this.#discharge(leg);
-    this.#hops.prefillEnded(leg.heardAtMs);
+    this.hops.prefillEnded(leg.heardAtMs);
     router.whenApplied(leg.slot, eventId, () => this.#prefillEnded());
   }
 
@@ -318,7 +241,7 @@ export class Attempt implements LegListener {
   #prefillEnded(): void {
     if (this.#isClosed) return;
     this.#hasPrefilled = true;
-    if (this.#open <= 0) this.#end();
+    if (!this.#owner.isOpen(this.share)) this.#end();
     else if (this.#main === undefined) this.#openDecode();
     else if (this.#handover?.params === undefined) this.#start();
   }
@@ -333,7 +256,7 @@ export class Attempt implements LegListener {
 
   legClosed(leg: Leg, error: ErrorData | undefined): void {
     if (this.#isClosed || leg.isComplete) return;
-    if (this.#open <= 0) {
+    if (!this.#owner.isOpen(this.share)) {
       this.#end(); // every choice has had its last token: only the worker's goodbye is missing
       return;
     }
@@ -365,7 +288,7 @@ export class Attempt implements LegListener {
       }
       this.move = move;
       this.depth += isDraining(failure) ? 0 : 1;
-      this.#hops.disturbed();
+      this.hops.disturbed();
       this.#owner.record.moves.push(move);
       host.metrics.decodeReattached.inc();
       this.#decode = decode;

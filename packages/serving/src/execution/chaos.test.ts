@@ -15,6 +15,8 @@ import { HopTimes } from './hop-times.ts';
 import { RequestRun } from './request-run.ts';
 import { WaitingRoom } from './waiting-room.ts';
 
+type Pools = readonly (readonly [string, WorkerRole])[];
+
 const HISTORIES = 150;
 const REQUESTS = 6;
 const LEASE_TTL_MS = 400;
@@ -57,7 +59,7 @@ function build(seed: number, migrationLimit = 8) {
     waitingRoom,
     hopTimes: new HopTimes(),
     requests: cluster,
-    records: new RequestRecords(100),
+    records: new RequestRecords(1_000),
     clock,
     log: silentLog,
     input: { promptTokens: 0, overlapTokens: 0, prefillWorkers: 0, leastPrefillTokens: 0, decodePrefillTokens: 0, localFirstTokenMs: NaN, remoteFirstTokenMs: NaN },
@@ -73,6 +75,7 @@ function build(seed: number, migrationLimit = 8) {
   const leave = (worker: FakeWorker): void => {
     inhibitions.left(worker.record.instanceId);
     router.leave(worker.record.instanceId);
+    waitingRoom.workerLeft();
   };
   return { clock, random, metrics, cluster, router, waitingRoom, inhibitions, host, join, leave };
 }
@@ -105,7 +108,7 @@ function start(world: World, seed: number, choices: number, maxTokens: number): 
 const expected = ({ seed, maxTokens, tokens }: Told): number[][] => tokens.map((_, choice) => Array.from({ length: maxTokens }, (__, i) => draw(seed, choice, i)));
 
 /** Kills, stops and drains workers while requests run; every worker that goes is followed by a new one of its name. */
-function disturb(world: World, pools: readonly (readonly [string, WorkerRole])[], live: FakeWorker[]): void {
+function disturb(world: World, pools: Pools, live: FakeWorker[]): void {
   const { random, clock } = world;
   const at = random.below(live.length);
   const worker = live[at];
@@ -131,7 +134,7 @@ function disturb(world: World, pools: readonly (readonly [string, WorkerRole])[]
   }
 }
 
-function live(seed: number, pools: readonly (readonly [string, WorkerRole])[], sabotage: FakeCluster['sabotage'] = 'none') {
+function live(seed: number, pools: Pools, sabotage: FakeCluster['sabotage'] = 'none') {
   const world = build(seed);
   world.cluster.sabotage = sabotage;
   const workers = pools.map((pool) => world.join(...pool));
@@ -146,8 +149,8 @@ function live(seed: number, pools: readonly (readonly [string, WorkerRole])[], s
   return { world, told };
 }
 
-const aggregated = ['a/0', 'a/1', 'a/2'].map((name) => [name, 'both'] as const);
-const split = [['p/0', 'prefill'], ['p/1', 'prefill'], ['d/0', 'decode'], ['d/1', 'decode']] as const;
+const aggregated: Pools = ['a/0', 'a/1', 'a/2'].map((name) => [name, 'both']);
+const split: Pools = [['p/0', 'prefill'], ['p/1', 'prefill'], ['d/0', 'decode'], ['d/1', 'decode']];
 
 describe('requests in a cluster that falls apart', () => {
   for (const [name, pools] of [['aggregated', aggregated], ['disaggregated', split]] as const) {
@@ -189,6 +192,32 @@ describe('requests in a cluster that falls apart', () => {
       if (pools === split) expect(seen.reattached).toBeGreaterThan(HISTORIES / 20);
     }, 120_000);
   }
+
+  it('rolling restarts of every worker under load, twice: nobody fails and nobody starts again, whatever the limit of migrations', () => {
+    for (const pools of [aggregated, split]) {
+      const world = build(77, 0);
+      const { clock, random } = world;
+      const workers = pools.map((pool) => world.join(...pool));
+      const told: Told[] = [];
+      for (let i = 0; i < 400; i++) clock.setTimer(i * 10, () => void told.push(start(world, i, 1 + random.below(2), 2 + random.below(30))));
+      for (let i = 0; i < 2 * pools.length; i++) {
+        clock.setTimer(200 + i * 400, () => {
+          const at = i % pools.length;
+          const [old, pool] = [workers[at]!, pools[at]!];
+          old.isDraining = true;
+          clock.setTimer(30, () => world.leave(old)); // the news travels, and requests are refused meanwhile
+          clock.setTimer(100, () => (workers[at] = world.join(...pool)));
+          clock.setTimer(2_000, () => old.kill()); // by then it has answered what it had
+        });
+      }
+      clock.advance(12_000);
+      expect(told).toHaveLength(400);
+      expect(told.filter(({ ends }) => ends.length !== 1 || ends[0]?.type !== 'finished').map(({ seed, ends }) => [seed, ends])).toEqual([]);
+      for (const one of told) expect(one.tokens).toEqual(expected(one));
+      expect(told.filter(({ seed }) => (world.host.records.get(`req-${seed}`)?.moves ?? []).length > 0).length).toBeGreaterThan(0);
+      expect({ streams: world.cluster.streams.size, waiting: world.waitingRoom.size }).toEqual({ streams: 0, waiting: 0 });
+    }
+  }, 60_000);
 
   it('sabotage: a worker that ignores the choice number, or the output so far, is seen', () => {
     for (const sabotage of ['no-choice', 'no-output'] as const) {

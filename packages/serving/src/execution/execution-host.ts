@@ -4,6 +4,7 @@ import type { SessionTable } from '../admission/session-table.ts';
 import type { ModelRouter } from '../routing/model-router.ts';
 import type { Inhibitions } from '../routing/inhibitions.ts';
 import type { RequestRecords } from '../routing/records.ts';
+import type { QueuePrefetch } from './queue-prefetch.ts';
 import type { HopTimes } from './hop-times.ts';
 import type { WaitingRoom } from './waiting-room.ts';
 
@@ -21,6 +22,8 @@ export interface ExecutionHost {
   readonly policy: DisaggregationPolicy;
   /** Undefined: requests never wait here. */
   readonly admission?: AdmissionQueue | undefined;
+  /** Undefined: workers are not told of requests that wait. */
+  readonly prefetch?: QueuePrefetch | undefined;
   /** Undefined: sessions are not looked at. */
   readonly sessions?: SessionTable | undefined;
   /** Undefined: a lost worker is left by the requests that lost it only. */

@@ -137,8 +137,9 @@ export class FakeStream implements PlaneStream {
   readonly #sink: StreamSink;
   readonly #timer: Timer;
   #isClosed = false;
-  /** Nothing overtakes on the way to the caller. */
+  /** Nothing overtakes on the way to the caller, nor to the worker. */
   #arrivesAtMs = 0;
+  #reachesAtMs = 0;
   #isCancelled = false;
   #lease = 0;
   /** Of a decode leg. */
@@ -161,23 +162,29 @@ export class FakeStream implements PlaneStream {
       return;
     }
     worker.streams.add(this);
-    worker.later(this.#cluster.delay(), () => this.#accept(worker));
+    this.#reach(() => this.#accept(worker));
   }
 
   send(message: PlaneMessage): boolean {
-    if (!this.#isClosed) this.#worker?.later(this.#cluster.delay(), () => this.#told(message));
+    if (!this.#isClosed) this.#reach(() => this.#told(message));
     return true;
   }
 
   close(error?: ErrorData): void {
     if (this.#isClosed) return;
     this.#end(error);
-    this.#worker?.later(this.#cluster.delay(), () => this.#cancelled(error?.code));
+    this.#reach(() => this.#cancelled(error?.code));
   }
 
   /** The worker's host is gone. */
   lose(): void {
     this.#cluster.clock.setTimer(this.#cluster.delay(), () => this.#end(gone));
+  }
+
+  #reach(what: () => void): void {
+    const { clock } = this.#cluster;
+    this.#reachesAtMs = Math.max(this.#reachesAtMs, clock.nowMs() + this.#cluster.delay());
+    this.#worker?.later(this.#reachesAtMs - clock.nowMs(), what);
   }
 
   #end(error: ErrorData | undefined): void {
@@ -244,7 +251,7 @@ export class FakeStream implements PlaneStream {
       if (given[i] !== draw(this.#seed, this.#firstChoice, i)) this.#cluster.complaints.push(`output token ${i} of choice ${this.#firstChoice} is not that of the run before`);
     }
     if (given.length > 0 && choices !== 1) this.#cluster.complaints.push('output of several choices in one sequence');
-    const lengths = new Array<number>(choices).fill(this.#cluster.sabotage === 'no-output' ? 0 : given.length);
+    const lengths = Array.from({ length: choices }, () => (this.#cluster.sabotage === 'no-output' ? 0 : given.length));
     firstTokens?.forEach((token, choice) => (lengths[choice] = token === -1 ? Infinity : 1));
     return lengths;
   }
@@ -271,7 +278,7 @@ export class FakeStream implements PlaneStream {
         if (this.#isCancelled) return;
         this.#reply(progress(tokens));
         worker.renew(this.#lease, ttlMs);
-        this.#reply(this.#tokens(new Array<number>(Number(this.#open.message['choices'])).fill(0)));
+        this.#reply(this.#tokens(Array.from({ length: Number(this.#open.message['choices']) }, () => 0)));
         this.#reply({ type: 'end', promptTokens: tokens, cachedTokens: 0, outputTokens: 1, eventId: 0 }, true);
       });
     });

@@ -32,6 +32,7 @@ import type { ExecutionHost, HopDeadlines } from './execution-host.ts';
 import { executionMetrics } from './execution-metrics.ts';
 import { HopTimes } from './hop-times.ts';
 import { ModelSelector } from './model-selector.ts';
+import { QueuePrefetch } from './queue-prefetch.ts';
 import { RequestRun } from './request-run.ts';
 import { WaitingRoom } from './waiting-room.ts';
 
@@ -147,6 +148,7 @@ export class ModelRuntime implements ModelHandle {
       router: this.router,
       policy: disaggregation,
       admission: this.admission,
+      prefetch: this.admission === undefined ? undefined : this.#buildPrefetch(),
       sessions: this.sessions,
       inhibitions: this.inhibitions,
       waitingRoom: this.waitingRoom,
@@ -159,6 +161,12 @@ export class ModelRuntime implements ModelHandle {
       metrics: executionMetrics(metrics, name),
       nextRunId: () => `${name}-${++this.#runs}`,
     };
+  }
+
+  #buildPrefetch(): QueuePrefetch {
+    const { name, blockSize, requests, clock, metrics } = this.#options;
+    const sent = metrics.counter({ name: 'armature_queue_prefetches_total', help: 'Workers told to bring up blocks of a request that waits.', labelNames: ['model'] }).with(name);
+    return new QueuePrefetch({ router: this.router, requests, clock, blockSize, sent });
   }
 
   /** A worker can take more, or there is one more. */
@@ -237,6 +245,7 @@ export class ModelRuntime implements ModelHandle {
   #left(key: string): void {
     this.inhibitions.left(key);
     this.router.leave(key);
+    this.waitingRoom.workerLeft();
     if (this.#refused.delete(key)) {
       this.#refusedWorkers.set(this.#refused.size);
       this.#options.health.remove(`worker ${this.name}/${key}`);

@@ -4,23 +4,13 @@ import { TokenLog } from './token-log.ts';
 
 /** What one request has delivered, by choice: which choices go on, and their tokens, so that another worker can go on with them. */
 export class OutputLog {
-  /** Whether what was delivered can be continued elsewhere. */
-  readonly isKept: boolean;
   readonly #logs: readonly TokenLog[];
   readonly #hasEnded: Uint8Array;
-  #open: number;
   #tokens = 0;
 
-  constructor(choices: number, isKept: boolean) {
-    this.isKept = isKept;
+  constructor(choices: number) {
     this.#logs = Array.from({ length: choices }, () => new TokenLog());
     this.#hasEnded = new Uint8Array(choices);
-    this.#open = choices;
-  }
-
-  /** Choices that have not had their last token. */
-  get openChoices(): number {
-    return this.#open;
   }
 
   /** Of all choices together. */
@@ -28,6 +18,7 @@ export class OutputLog {
     return this.#tokens;
   }
 
+  /** It has not had its last token. */
   isOpen(choice: number): boolean {
     return this.#hasEnded[choice] === 0;
   }
@@ -47,10 +38,8 @@ export class OutputLog {
     for (let i = 0; i < count; i++) {
       const choice = choices === undefined ? 0 : choices[i];
       if (choice >= this.#hasEnded.length) throw new ArmatureError('SERVING_MESSAGE_INVALID', `a worker sent tokens of choice ${choice}; the request has ${this.#hasEnded.length}`);
-      if (this.isKept) this.#logs[choice]?.push(tokenIds[i]);
-      if (finish[i] === FinishCode.None || this.#hasEnded[choice] !== 0) continue;
-      this.#hasEnded[choice] = 1;
-      this.#open--;
+      this.#logs[choice]?.push(tokenIds[i]);
+      if (finish[i] !== FinishCode.None) this.#hasEnded[choice] = 1;
     }
     this.#tokens += count;
   }

@@ -151,7 +151,10 @@ export class Placement {
   }
 
   #waits(role: WorkerRole): boolean {
-    return this.#setup.waits(role, () => this.#uncachedTokens(role));
+    const { waits, host, request, record } = this.#setup;
+    if (!waits(role, () => this.#uncachedTokens(role))) return false;
+    if (record.queue?.outcome === 'waiting') host.prefetch?.waiting(() => this.hashes, request.cacheSalt, role, request.routing);
+    return true;
   }
 
   /** Tokens that the worker which holds most of them would have to compute. */

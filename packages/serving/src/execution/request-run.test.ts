@@ -8,14 +8,15 @@ import { RequestRecords } from '../routing/records.ts';
 import { CountingMetrics, FakePlane, ManualClock, silentLog, testRandom, workerRecord } from '../test-support/fakes.ts';
 import type { FakeCall } from '../test-support/fakes.ts';
 import type { ExecutionHost } from './execution-host.ts';
+import { HopTimes } from './hop-times.ts';
 import { RequestRun } from './request-run.ts';
+import { WaitingRoom } from './waiting-room.ts';
 
 const flat: RouterPolicy = { name: 'flat', supports: { deterministic: true }, score: () => undefined };
 const context = undefined as never;
 const always_ = await always.create({ whenNoPrefillWorker: 'fail' }, context);
 
-async function build(roles: readonly ('both' | 'prefill' | 'decode')[], more: Partial<ExecutionHost> = {}) {
-  const clock = new ManualClock();
+async function build(roles: readonly ('both' | 'prefill' | 'decode')[], more: Partial<ExecutionHost> = {}, clock = new ManualClock()) {
   const metrics = new CountingMetrics();
   const plane = new FakePlane();
   const router = new ModelRouter({ model: 'm', policy: flat, clock, random: testRandom(3), log: silentLog, metrics, snapshot: (_w, done) => done([]) });
@@ -50,6 +51,7 @@ async function build(roles: readonly ('both' | 'prefill' | 'decode')[], more: Pa
     ...more,
   };
   const output = { tokens: [] as number[], ends: [] as InferenceEnd[] };
+  const rows: { choices: number[] | undefined; tokens: number[]; logprobs: number[] | undefined }[] = [];
   const start = (request: Partial<InferenceRequest> = {}): RequestRun => {
     const run = new RequestRun(
       host,
@@ -66,13 +68,20 @@ async function build(roles: readonly ('both' | 'prefill' | 'decode')[], more: Pa
         traceparent: '',
         ...request,
       },
-      { tokens: (batch) => output.tokens.push(...batch.tokenIds.subarray(0, batch.count)), end: (end) => output.ends.push(end) },
+      {
+        tokens: (batch) => {
+          const tokens = [...batch.tokenIds.subarray(0, batch.count)];
+          output.tokens.push(...tokens);
+          rows.push({ choices: batch.choices === undefined ? undefined : [...batch.choices.subarray(0, batch.count)], tokens, logprobs: batch.logprobs === undefined ? undefined : [...batch.logprobs.subarray(0, batch.count)] });
+        },
+        end: (end) => output.ends.push(end),
+      },
     );
     run.start();
     return run;
   };
   const loads = () => router.table.records().map((w) => router.table.load(router.table.slotOf(w.instanceId) ?? -1).requests);
-  return { clock, metrics, plane, router, host, output, start, loads };
+  return { clock, metrics, plane, router, host, output, rows, start, loads };
 }
 
 const tokens = (...ids: number[]): PlaneMessage => ({ type: 'tokens', count: ids.length, tokenIds: Int32Array.from(ids), finish: new Uint8Array(ids.length), topCount: 0 });
@@ -80,6 +89,7 @@ const last = (id: number, finish: number = FinishCode.Stop): PlaneMessage => ({ 
 const end = (more: object = {}): PlaneMessage => ({ type: 'end', promptTokens: 10, cachedTokens: 4, outputTokens: 2, eventId: 0, ...more });
 const prefilled = (count: number): PlaneMessage => ({ type: 'prefilled', lease: 7, blocks: Int32Array.of(1, 2, 3), tokens: count, cachedTokens: 4 });
 const lost = { code: 'PLANE_DISCONNECTED', message: 'gone', retryable: true };
+const isLeg = (call: FakeCall): boolean => call.open.method === Method.Generate || call.open.method === Method.Decode;
 const at = (calls: readonly FakeCall[], i: number): FakeCall => {
   const call = calls[i];
   if (call === undefined) throw new Error(`no call ${i}; there are ${calls.length}`);
@@ -145,22 +155,125 @@ describe('aggregated requests', () => {
     expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'SERVING_NO_WORKER' } }]);
   });
 
-  it('do not move several choices once tokens are out', async () => {
+  it('move several choices one by one, each with its own output', async () => {
+    const t = await build(['both', 'both']);
+    t.start({ choices: 3 });
+    const call = at(t.plane.calls, 0);
+    call.reply({ ...tokens(10, 11, 12), choices: Uint8Array.of(0, 1, 2) });
+    call.reply({ ...last(20), choices: Uint8Array.of(1) });
+    call.finish(lost);
+    expect(t.plane.calls).toHaveLength(3); // the second choice had ended
+    const [first, third] = [at(t.plane.calls, 1), at(t.plane.calls, 2)];
+    for (const [leg, choice, output] of [[first, 0, [10]], [third, 2, [12]]] as const) {
+      expect(leg.open.message).toMatchObject({ firstChoice: choice, choices: 1, leg: 'full', promptTokens: 10 });
+      expect([...(leg.open.message['tokenIds'] as Int32Array)].slice(10)).toEqual(output);
+    }
+    expect(first.open.message['id']).not.toBe(third.open.message['id']);
+    third.reply({ ...tokens(32), logprobs: Float32Array.of(-1) });
+    expect(t.rows.at(-1)).toEqual({ choices: [2], tokens: [32], logprobs: [-1] });
+    third.reply(last(33));
+    third.reply(end());
+    expect(t.output.ends).toEqual([]);
+    first.reply(last(30));
+    first.reply(end({ cachedTokens: 0 }));
+    expect(t.output.ends).toEqual([{ type: 'finished', usage: { promptTokens: 10, cachedTokens: 0, outputTokens: 7 } }]);
+    expect(t.host.records.get('req')?.moves).toMatchObject([{ choice: 0, atToken: 1, from: 'both/0@1', to: 'both/1@1', code: 'PLANE_DISCONNECTED' }, { choice: 2, atToken: 1 }]);
+    expect(t.metrics.total('migrations')).toBe(1);
+    expect(t.loads()).toEqual([0, 0]);
+  });
+
+  it('move as a whole while nothing is out', async () => {
     const t = await build(['both', 'both']);
     t.start({ choices: 2 });
-    const call = at(t.plane.calls, 0);
-    call.reply({ ...tokens(1, 2), choices: Uint8Array.of(0, 1) });
-    call.finish(lost);
-    expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'PLANE_DISCONNECTED' } }]);
+    at(t.plane.calls, 0).finish(lost);
+    expect(at(t.plane.calls, 1).open.message).toMatchObject({ firstChoice: 0, choices: 2 });
+  });
+
+  it('keep on moving while workers drain, whatever the limit; a loss counts', async () => {
+    const t = await build(['both', 'both', 'both', 'both'], { migrationLimit: 1 });
+    t.start();
+    for (let i = 0; i < 3; i++) at(t.plane.calls, i).finish({ code: 'SERVING_WORKER_DRAINING', message: 'draining', retryable: true });
+    at(t.plane.calls, 3).finish(lost);
+    expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'SERVING_NO_WORKER', retryable: true } }]);
+    const u = await build(['both', 'both', 'both'], { migrationLimit: 1 });
+    u.start();
+    at(u.plane.calls, 0).finish(lost);
+    at(u.plane.calls, 1).finish(lost);
+    expect(u.output.ends).toMatchObject([{ type: 'failed', error: { code: 'PLANE_DISCONNECTED' } }]);
+  });
+
+  it('leave a worker that says nothing, by what it is at, and say what that cost', async () => {
+    const t = await build(['both', 'both', 'both'], { deadlines: { prefillMs: 0, transferMs: 0, firstTokenMs: 50, interTokenMs: 20 } });
+    t.start();
+    t.clock.advance(49);
     expect(t.plane.calls).toHaveLength(1);
+    t.clock.advance(1);
+    const second = at(t.plane.calls, 1);
+    expect(at(t.plane.calls, 0).isClosed).toBe(true);
+    second.reply(tokens(1));
+    t.clock.advance(19);
+    second.reply(tokens(2)); // in time: the wait begins anew
+    t.clock.advance(19);
+    expect(t.plane.calls).toHaveLength(2);
+    t.clock.advance(1);
+    const third = at(t.plane.calls, 2);
+    t.clock.advance(5);
+    third.reply(last(3));
+    third.reply(end());
+    expect(t.output.tokens).toEqual([1, 2, 3]);
+    expect(t.host.records.get('req')?.moves).toMatchObject([
+      { code: 'SERVING_STALLED', atToken: 0, addedMs: 50 },
+      { code: 'SERVING_STALLED', atToken: 2, addedMs: 25 },
+    ]);
+    expect(t.clock.pendingTimers).toBe(0);
+  });
+
+  it('fail with the stall when they may not move', async () => {
+    const t = await build(['both', 'both'], { migrationLimit: 0, deadlines: { prefillMs: 0, transferMs: 0, firstTokenMs: 50, interTokenMs: 0 } });
+    t.start();
+    t.clock.advance(50);
+    expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'SERVING_STALLED', message: expect.stringContaining('during first token') as string } }]);
+    expect(t.loads()).toEqual([0, 0]);
+  });
+
+  it('that lost their worker wait for another, as long as they are told, and no longer than they live', async () => {
+    for (const how of ['joined', 'nobody', 'deadline', 'cancelled'] as const) {
+      const clock = new ManualClock();
+      const waitingRoom = new WaitingRoom(clock);
+      const t = await build(['both'], { waitingRoom, failoverWaitMs: 500, clock }, clock);
+      const run = t.start({ deadlineMs: how === 'deadline' ? 300 : 60_000 });
+      at(t.plane.calls, 0).reply(tokens(1));
+      at(t.plane.calls, 0).finish(lost);
+      expect(waitingRoom.size).toBe(1);
+      waitingRoom.wake(); // for nothing: what is left of the wait goes on
+      clock.advance(200);
+      if (how === 'nobody') waitingRoom.wake();
+      if (how === 'joined') {
+        t.router.join(workerRecord('both/9', 'both'));
+        waitingRoom.wake();
+        expect(at(t.plane.calls, 1).address).toBe('fake:both/9');
+        run.cancel();
+      }
+      if (how === 'cancelled') run.cancel();
+      clock.advance(100);
+      if (how === 'deadline') expect(t.output.ends).toMatchObject([{ error: { code: 'SERVING_DEADLINE_EXCEEDED', message: expect.stringContaining('placement') as string } }]);
+      clock.advance(199);
+      if (how === 'nobody') expect(t.output.ends).toEqual([]);
+      clock.advance(1);
+      if (how === 'nobody') expect(t.output.ends).toMatchObject([{ error: { code: 'SERVING_NO_WORKER', retryable: true, message: expect.stringContaining('PLANE_DISCONNECTED') as string } }]);
+      expect(t.output.ends).toHaveLength(1);
+      expect([waitingRoom.size, clock.pendingTimers]).toEqual([0, 0]);
+    }
   });
 
   it('cancel closes the worker stream and ends once', async () => {
-    const t = await build(['both']);
+    const t = await build(['both'], { deadlines: { prefillMs: 0, transferMs: 0, firstTokenMs: 50, interTokenMs: 50 } });
     const run = t.start();
+    expect(t.clock.pendingTimers).toBe(1);
     run.cancel();
     run.cancel();
     at(t.plane.calls, 0).reply(tokens(1));
+    expect(t.clock.pendingTimers).toBe(0);
     expect(at(t.plane.calls, 0).closedByCaller).toMatchObject({ code: 'SERVING_CANCELLED' });
     expect(t.output).toEqual({ tokens: [], ends: [{ type: 'cancelled' }] });
     expect(t.loads()).toEqual([0]);
@@ -304,19 +417,124 @@ describe('disaggregated requests', () => {
     }
   });
 
-  it('D lost before P has ended: both start again, without that D', async () => {
-    const t = await build(['prefill', 'decode', 'decode']);
+  it('D lost before it has the KV: another D reads what P holds, and P does not know', async () => {
+    for (const hasEnded of [false, true]) {
+      const t = await build(['prefill', 'decode', 'decode']);
+      t.start();
+      const p = at(t.plane.to('fake:prefill/0', Method.Generate), 0);
+      p.reply(prefilled(4));
+      const finishPrefill = (): void => {
+        p.reply(prefilled(10));
+        p.reply(tokens(50));
+        p.reply(end());
+        p.finish();
+      };
+      if (hasEnded) finishPrefill();
+      const d = at(t.plane.calls, 1);
+      d.finish(lost);
+      const asked = at(t.plane.to('fake:prefill/0', Method.RenewLease), 0);
+      expect(asked.open.message).toMatchObject({ lease: 7 });
+      asked.reply({ type: 'lease', valid: true });
+      asked.finish();
+      const other = at(t.plane.calls, 3);
+      expect(other.open.method).toBe(Method.Decode);
+      expect(other.address).not.toBe(d.address);
+      if (!hasEnded) finishPrefill();
+      expect(other.received.map((message) => message.type)).toEqual(hasEnded ? ['prefilled', 'start'] : ['prefilled', 'prefilled', 'start']);
+      expect(other.received.at(-1)?.['firstTokens']).toEqual(Int32Array.of(50));
+      other.reply({ type: 'transferred', matchedBlocks: 0, movedBlocks: 3, movedBytes: 64, durationMs: 1, outcome: 'valid' });
+      other.reply(last(51));
+      other.reply(end());
+      expect(t.output.tokens).toEqual([50, 51]);
+      expect(t.plane.to('fake:prefill/0', Method.Generate)).toHaveLength(1);
+      expect([t.metrics.total('reattached'), t.metrics.total('migrations'), t.metrics.total('remote')]).toEqual([1, 0, 1]);
+      expect(t.host.records.get('req')?.moves).toMatchObject([{ kind: 'decode', from: 'decode/1@1', to: 'decode/2@1' }]);
+      expect(t.loads()).toEqual([0, 0, 0]);
+    }
+  });
+
+  it('D lost and P holds nothing any more, or does not answer: from scratch, without that D', async () => {
+    for (const valid of [false, undefined]) {
+      const t = await build(['prefill', 'decode', 'decode']);
+      t.start();
+      const p = at(t.plane.calls, 0);
+      p.reply(prefilled(4));
+      const d = at(t.plane.calls, 1);
+      d.finish(lost);
+      const asked = at(t.plane.to('fake:prefill/0', Method.RenewLease), 0);
+      if (valid !== undefined) asked.reply({ type: 'lease', valid });
+      asked.finish(valid === undefined ? { code: 'PLANE_DEADLINE_EXCEEDED', message: 'late' } : undefined);
+      expect(p.closedByCaller).toMatchObject({ code: 'SERVING_CANCELLED' });
+      const again = at(t.plane.to('fake:prefill/0', Method.Generate), 1);
+      again.reply(prefilled(10));
+      expect(t.plane.to(d.address)).toHaveLength(1);
+      expect(t.output.ends).toHaveLength(0);
+    }
+  });
+
+  it('P lost, or the request cancelled, while P is asked: nothing is opened for nobody', async () => {
+    for (const how of ['P', 'cancel'] as const) {
+      const t = await build(['prefill', 'decode', 'decode']);
+      const run = t.start();
+      const p = at(t.plane.calls, 0);
+      p.reply(prefilled(4));
+      at(t.plane.calls, 1).finish(lost);
+      if (how === 'P') p.finish(lost);
+      else run.cancel();
+      const before = t.plane.calls.length;
+      const asked = at(t.plane.to('fake:prefill/0', Method.RenewLease), 0);
+      asked.reply({ type: 'lease', valid: true });
+      asked.finish();
+      expect(t.plane.calls).toHaveLength(before);
+      if (how === 'cancel') expect(t.plane.to('fake:prefill/0', Method.ReleaseLease)).toHaveLength(1); // no D will
+      expect(t.output.ends).toHaveLength(1);
+      expect(t.loads()).toEqual([0, 0, 0]);
+    }
+  });
+
+  it('D silent after prefill is left, and told that the lease is not its own any more', async () => {
+    const t = await build(['prefill', 'decode', 'decode'], { deadlines: { prefillMs: 0, transferMs: 40, firstTokenMs: 0, interTokenMs: 0 } });
     t.start();
     const p = at(t.plane.calls, 0);
-    p.reply(prefilled(4));
-    const d = at(t.plane.calls, 1);
-    d.finish(lost);
-    expect(p.closedByCaller).toMatchObject({ code: 'SERVING_CANCELLED' });
-    const again = at(t.plane.calls, 2);
-    expect(again.open.message['leg']).toBe('prefill');
-    again.reply(prefilled(10));
-    expect(at(t.plane.calls, 3).address).not.toBe(d.address);
-    expect(t.output.ends).toHaveLength(0);
+    p.reply(prefilled(10));
+    t.clock.advance(1_000); // prefill may take its time
+    p.reply(tokens(50));
+    p.reply(end());
+    p.finish();
+    t.clock.advance(40);
+    expect(at(t.plane.calls, 1).closedByCaller).toMatchObject({ code: 'SERVING_DECODE_MOVED' });
+    expect(t.plane.to('fake:prefill/0', Method.RenewLease)).toHaveLength(1);
+  });
+
+  it('time the hops for the policies that predict them', async () => {
+    const seen: number[][] = [];
+    const watching = { ...always_, usesPredictions: true, isRemote: (input: { localFirstTokenMs: number; remoteFirstTokenMs: number }) => (seen.push([input.localFirstTokenMs, input.remoteFirstTokenMs]), seen.length % 2 === 0) };
+    const hopTimes = new HopTimes();
+    const t = await build(['prefill', 'decode'], { policy: watching, hopTimes });
+    for (let i = 0; i < 24; i++) {
+      t.start({ id: `r${i}` });
+      if (i % 2 === 0) {
+        const d = at(t.plane.to('fake:decode/1', Method.Generate), i / 2);
+        t.clock.advance(30);
+        d.reply(last(1));
+        d.reply(end());
+        continue;
+      }
+      const p = at(t.plane.to('fake:prefill/0', Method.Generate), (i - 1) / 2);
+      p.reply(prefilled(10));
+      t.clock.advance(20);
+      p.reply(tokens(1));
+      p.reply(end());
+      p.finish();
+      t.clock.advance(5);
+      const d = at(t.plane.to('fake:decode/1', Method.Decode), (i - 1) / 2);
+      d.reply({ type: 'transferred', matchedBlocks: 0, movedBlocks: 3, movedBytes: 64, durationMs: 1, outcome: 'valid' });
+      d.reply(last(2));
+      d.reply(end());
+    }
+    expect(seen[0]).toEqual([NaN, NaN]);
+    expect(seen[23]).toEqual([30, 25]);
+    expect(hopTimes.report()).toEqual({ local: 12, remote: 12, transfers: 12, meanRelativeError: expect.closeTo(0, 9) as number });
   });
 
   it('engines with their own lease get its parameters verbatim, after P has ended', async () => {
@@ -397,7 +615,7 @@ describe('any failure', () => {
       const t = await build(['prefill', 'prefill', 'decode', 'decode']);
       const run = t.start({ choices: 1 + random.below(2) });
       for (let step = 0; step < 40 && t.output.ends.length === 0; step++) {
-        const open = t.plane.calls.filter((call) => !call.isClosed && call.open.method !== Method.ReleaseLease);
+        const open = t.plane.calls.filter((call) => !call.isClosed && isLeg(call));
         const call = open[random.below(open.length)];
         if (call === undefined) break;
         const dice = random.below(12);
@@ -416,7 +634,7 @@ describe('any failure', () => {
       migrated += t.metrics.total('migrations');
       expect(t.output.ends).toHaveLength(1);
       expect(t.loads()).toEqual([0, 0, 0, 0]);
-      expect(t.plane.calls.filter((call) => !call.isClosed && call.open.method !== Method.ReleaseLease)).toHaveLength(0);
+      expect(t.plane.calls.filter((call) => !call.isClosed && isLeg(call))).toHaveLength(0);
     }
     expect(migrated).toBeGreaterThan(20);
   });

@@ -4,7 +4,7 @@ import { sessionKey } from '../admission/session-table.ts';
 import type { Route } from '../routing/model-router.ts';
 import type { MoveRecord, RequestRecord } from '../routing/records.ts';
 import { Attempt } from './attempt.ts';
-import type { AttemptOwner } from './attempt.ts';
+import type { AttemptOwner } from './attempt-owner.ts';
 import type { ExecutionHost } from './execution-host.ts';
 import { CANCELLED, deadlineError, isDraining, isLost, isOverload, isVacancy, reasonOf } from './failures.ts';
 import type { Leg } from './leg.ts';
@@ -48,7 +48,7 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
     this.request = request;
     this.#sink = sink;
     this.startedAtMs = host.clock.nowMs();
-    this.#output = new OutputLog(request.choices, host.migrationLimit > 0);
+    this.#output = new OutputLog(request.choices);
     this.#passage = this.#openPassage();
     this.record = newRecord(host, request);
     host.records.add(this.record);
@@ -132,6 +132,11 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
     this.#sink.tokens(batch);
   }
 
+  isOpen({ firstChoice, choices }: Share): boolean {
+    for (let i = 0; i < choices; i++) if (this.#output.isOpen(firstChoice + i)) return true;
+    return false;
+  }
+
   attemptEnded(attempt: Attempt): void {
     if (this.#hasEnded) return;
     this.#forget(attempt);
@@ -161,9 +166,7 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
   }
 
   #canMove(attempt: Attempt, error: ErrorData): boolean {
-    if (error.retryable !== true) return false;
-    if (this.#steps > 0 && !this.#output.isKept) return false;
-    return isDraining(error) || attempt.depth < this.host.migrationLimit;
+    return error.retryable === true && (isDraining(error) || attempt.depth < this.host.migrationLimit);
   }
 
   /** What failed this request is no place to stay; whether it may serve others is found out. */
@@ -224,7 +227,6 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
     const { host } = this;
     const nowMs = host.clock.nowMs();
     const deadlineAtMs = this.startedAtMs + this.request.deadlineMs;
-    const hasHope = isVacancy(error) && (this.#lastError === undefined ? host.router.table.inhibitedWorkers > 0 : !isOverload(this.#lastError));
     attempt.waitsUntilMs ??= Math.min(deadlineAtMs, nowMs + host.failoverWaitMs);
     const leftMs = attempt.waitsUntilMs - nowMs;
     const expired = (): void => {
@@ -235,9 +237,16 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
       this.#waiting.delete(attempt);
       attempt.place();
     };
-    const ticket = hasHope && leftMs > 0 ? host.waitingRoom?.enter(leftMs, resume, expired) : undefined;
+    const ticket = leftMs > 0 && isVacancy(error) && this.#hasHope() ? host.waitingRoom?.enter(leftMs, resume, expired) : undefined;
     if (ticket === undefined) this.#fail(error);
     else this.#waiting.set(attempt, ticket);
+  }
+
+  /** Where a worker was lost just now another may come; where one said that it is full, none does. */
+  #hasHope(): boolean {
+    const { router, waitingRoom, failoverWaitMs } = this.host;
+    if (this.#lastError !== undefined) return !isOverload(this.#lastError);
+    return router.table.inhibitedWorkers > 0 || waitingRoom?.hasLost(failoverWaitMs) === true;
   }
 
   #forget(attempt: Attempt): void {

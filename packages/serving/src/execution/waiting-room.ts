@@ -17,6 +17,7 @@ interface Waiter {
 export class WaitingRoom {
   readonly #clock: Clock;
   readonly #waiters = new Set<Waiter>();
+  #leftAtMs = -Infinity;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -24,6 +25,16 @@ export class WaitingRoom {
 
   get size(): number {
     return this.#waiters.size;
+  }
+
+  /** A worker has gone: the one that follows it may be on its way. */
+  workerLeft(): void {
+    this.#leftAtMs = this.#clock.nowMs();
+  }
+
+  /** A worker has gone no longer ago than that. */
+  hasLost(withinMs: number): boolean {
+    return this.#clock.nowMs() - this.#leftAtMs <= withinMs;
   }
 
   /** Exactly one of `resume` and `expired` follows, unless the ticket leaves first. Undefined: the room is full. */

@@ -208,6 +208,19 @@ describe('DecodeIntake', () => {
     expect(t.log.filter((line) => line === 'renew 9').length).toBeGreaterThanOrEqual(3);
   });
 
+  it('leaves the lease alone when another decode worker has taken over', () => {
+    for (const [code, releases] of [['SERVING_DECODE_MOVED', 0], ['SERVING_CANCELLED', 1]] as const) {
+      const t = build();
+      t.readable(5);
+      t.intake.closed({ code, message: 'closed' });
+      pull(t.pulls, 0).done(TransferStatus.Canceled);
+      expect(t.log.filter((line) => line === 'release')).toHaveLength(1); // its own blocks go back
+      expect(t.log.filter((line) => line === 'releaseLease 9')).toHaveLength(releases);
+      t.clock.advance(1_000);
+      expect(t.log).not.toContain('renew 9');
+    }
+  });
+
   it('cancels the engine when the caller leaves during decode', () => {
     const t = build();
     t.readable(10);

@@ -7,7 +7,7 @@ import { PrefillWatch } from './prefill-watch.ts';
 
 const BLOCK_SIZE = 4;
 
-function build(options: { held?: number; running?: number } = {}) {
+function build(options: { held?: number; running?: number; holds?: boolean; waits?: boolean } = {}) {
   const clock = new ManualClock();
   const log: string[] = [];
   const submitted: { request: EngineRequest; sink: EngineSink }[] = [];
@@ -24,7 +24,15 @@ function build(options: { held?: number; running?: number } = {}) {
     cancel: () => void log.push('engine.cancel'),
   } as unknown as EngineBackend;
   const kv = { match: () => options.held ?? 0, release: (id: number) => void log.push(`release ${id}`) } as unknown as KvFace;
+  const ahead: ((queuedTokens: number) => void)[] = [];
   const manager = {
+    holds: () => options.holds ?? true,
+    passed: (hashes: Int32Array, deviceBlocks: number) => void log.push(`passed ${deviceBlocks} of ${hashes.length / 2}`),
+    prefetchAhead: (_hashes: Int32Array, _salt: string, queuedTokens: number, done: (queuedTokens: number) => void) => {
+      if (options.waits === true) ahead.push(done);
+      else done(queuedTokens);
+      return { cancel: () => void log.push('ahead.cancel') };
+    },
     fetch: (request: KvFetchRequest, done: (result: KvFetchResult) => void) => {
       fetches.push({ request, done });
       return { cancel: () => void log.push('fetch.cancel') };
@@ -40,7 +48,7 @@ function build(options: { held?: number; running?: number } = {}) {
     leg.start(source, tierless === true ? undefined : { kv, manager, watch, fetchDeadlineMs: 500 }, []);
     return leg;
   };
-  return { clock, log, submitted, fetches, observed, sent, load, open };
+  return { clock, log, ahead, submitted, fetches, observed, sent, load, open };
 }
 
 const nothing: KvFetchResult = { reservation: undefined, readyTokens: 0, record: { runs: [], onboardedBlocks: 0, waitedMs: 0 } };
@@ -64,6 +72,35 @@ describe('a leg with tiers below its engine', () => {
     t.submitted[0]?.sink.end(usage(8), 7);
     expect(t.sent.at(-1)).toMatchObject({ type: 'end', cachedTokens: 8, eventId: 107 });
     expect(t.log).toEqual(['stream.close', 'closed']);
+  });
+
+  it('of which no tier holds a block is submitted at once, counted, without a fetch', () => {
+    const t = build({ holds: false, held: 1 });
+    t.open(12);
+    expect([t.fetches.length, t.submitted.length, t.sent, t.log]).toEqual([0, 1, [], ['passed 1 of 2']]);
+  });
+
+  it('waits for its prefetch while the engine has other work, and is fetched for with what is left of that', () => {
+    const t = build({ waits: true });
+    t.open(12);
+    expect([t.fetches.length, t.submitted.length]).toEqual([0, 0]);
+    t.ahead[0]?.(40.5);
+    expect(t.fetches[0]?.request.queuedTokens).toBe(40.5);
+    const drained = build({ waits: true });
+    drained.open(12);
+    drained.load.prefillTokens = 3; // quicker than was thought
+    drained.ahead[0]?.(40);
+    expect(drained.fetches[0]?.request.queuedTokens).toBe(3);
+    const idle = build({ waits: true });
+    idle.load.prefillTokens = 0;
+    idle.open(12);
+    expect([idle.ahead.length, idle.fetches.length]).toEqual([0, 1]);
+  });
+
+  it('cancelled while it waits for its prefetch is gone at once', () => {
+    const t = build({ waits: true });
+    t.open(12).closed(undefined);
+    expect([t.log, t.fetches, t.submitted]).toEqual([['ahead.cancel', 'closed'], [], []]);
   });
 
   it('is submitted as it is when nothing was brought, with no word about it', () => {

@@ -31,6 +31,7 @@ export class GenerateLeg implements StreamSink {
   readonly #request: EngineRequestFields;
   readonly #stream: PlaneStream;
   #kv: LegKv | undefined = undefined;
+  #ahead: KvOperation | undefined = undefined;
   #fetch: KvOperation | undefined = undefined;
   #sink: EngineStream | undefined = undefined;
   #isClosed = false;
@@ -44,9 +45,8 @@ export class GenerateLeg implements StreamSink {
   /** Gives the request to the engine, maybe after a fetch. Once. */
   start(source: KvSource | undefined, kv: LegKv | undefined, peers: readonly KvPeer[]): void {
     this.#kv = kv;
-    const blocks = kv === undefined || source !== undefined || this.#request.leg === 'decode' ? 0 : this.#blocksBeyond(kv.kv);
-    if (kv === undefined || blocks === 0) this.#submit(source);
-    else this.#startFetch(kv, blocks, peers);
+    if (kv === undefined || source !== undefined || this.#request.leg === 'decode') this.#submit(source);
+    else this.#bring(kv, peers);
   }
 
   message(): void {
@@ -57,27 +57,47 @@ export class GenerateLeg implements StreamSink {
     if (this.#isClosed) return;
     this.#isClosed = true;
     const sink = this.#sink;
-    if (sink === undefined) this.#fetch?.cancel(); // `fetched` follows
+    if (this.#ahead !== undefined) {
+      this.#ahead.cancel();
+      this.#host.closed(this);
+    } else if (sink === undefined) this.#fetch?.cancel(); // `fetched` follows
     else if (!sink.hasEnded && sink.handle !== undefined) this.#host.engine.cancel(sink.handle);
   }
 
-  /** Blocks of the prompt that could spare computing, 0 when the engine has them all. The last token is always computed: something is to be sampled. */
-  #blocksBeyond(kv: KvFace): number {
-    const { sequenceHashes, tokenIds } = this.#request;
+  /** Most requests find nothing below the engine: they cost a few look-ups. The last token is always computed: something is to be sampled. */
+  #bring(legKv: LegKv, peers: readonly KvPeer[]): void {
+    const { kv, manager } = legKv;
+    const { sequenceHashes, tokenIds, cacheSalt } = this.#request;
     const usable = Math.min(sequenceHashes.length >> 1, Math.floor((tokenIds.length - 1) / this.#host.blockSize));
-    return usable > 0 && kv.match(sequenceHashes) < usable ? usable : 0;
+    const held = usable > 0 ? kv.match(sequenceHashes) : 0;
+    if (held >= usable) return this.#submit(undefined);
+    const hashes = sequenceHashes.subarray(0, 2 * usable);
+    if (peers.length === 0 && !manager.holds(hashes, held)) {
+      manager.passed(hashes, held);
+      return this.#submit(undefined);
+    }
+    const queued = this.#host.engine.load().prefillTokens;
+    if (queued === 0) return this.#startFetch(legKv, hashes, peers, 0);
+    // The engine has other work first: meanwhile to host memory, without blocks of the device.
+    let isDone = false;
+    const ahead = manager.prefetchAhead(hashes, cacheSalt, queued, (left) => {
+      isDone = true;
+      this.#ahead = undefined;
+      this.#startFetch(legKv, hashes, peers, Math.min(left, this.#host.engine.load().prefillTokens));
+    });
+    if (!isDone) this.#ahead = ahead;
   }
 
-  #startFetch({ manager, fetchDeadlineMs }: LegKv, blocks: number, peers: readonly KvPeer[]): void {
-    const { id, sequenceHashes, tokenIds, cacheSalt } = this.#request;
+  #startFetch({ manager, fetchDeadlineMs }: LegKv, sequenceHashes: Int32Array, peers: readonly KvPeer[], queuedTokens: number): void {
+    const { id, tokenIds, cacheSalt } = this.#request;
     let isDone = false;
     const fetch = manager.fetch(
       {
         id,
-        sequenceHashes: sequenceHashes.subarray(0, 2 * blocks),
+        sequenceHashes,
         promptTokens: tokenIds.length,
         cacheSalt,
-        queuedTokens: this.#host.engine.load().prefillTokens,
+        queuedTokens,
         deadlineMs: fetchDeadlineMs,
         peers,
       },

@@ -1,6 +1,6 @@
 import type { PlaneMessage, PlaneStream, RequestPlane, StreamSink } from '@armature/contracts';
 import type { BlockManager, KvLoan, KvPeerCalls } from '@armature/kvbm';
-import { Method, intsField, loanMessage, numberField, parseLoan } from '../messages.ts';
+import { Method, intsField, loanMessage, numberField, parseLoan, stringField } from '../messages.ts';
 import { callUnary } from './unary.ts';
 
 const LOAN_CALL_TIMEOUT_MS = 2_000;
@@ -42,4 +42,12 @@ export function answerBorrow(manager: BlockManager, message: PlaneMessage, strea
     stream.close();
   });
   return { message: () => undefined, closed: () => void (isClosed = true) };
+}
+
+/** A frontend's hint. Taken at once, carried out when there is nothing more urgent. */
+export function answerPrefetch(manager: BlockManager, message: PlaneMessage, stream: PlaneStream): StreamSink {
+  manager.prefetch('queue', intsField(message, 'sequenceHashes'), stringField(message, 'cacheSalt'));
+  stream.send({ type: 'prefetch' });
+  stream.close();
+  return { message: () => undefined, closed: () => undefined };
 }

@@ -223,3 +223,20 @@ test('a cancelled pull ends once, as one, when no rank can change any more', asy
   expect(statuses).toEqual([TransferStatus.Canceled]);
   if (atEnd === 1) expect(here.bytes).toEqual(now); // terminal: nothing has changed since
 });
+
+test('a peer that goes away under way fails the pull once, for all ranks', async () => {
+  const clock = new ManualClock();
+  const shape: Shape = { blockSize: 4, layers: 1, planes: 2, kvHeads: 4, headDim: 32 };
+  const transports = [new MemoryTransport({ clock, completion: 'deferred', delayMs: () => 10 })];
+  const [here, there] = [2, 4].map((tp) => new Arena(shape, { tp, blocks: 4, order: kvOrders.blockMajorHnd })) as [Arena, Arena];
+  filled(here, there);
+  const [to, from] = [await moverFor('here', here.arena, transports, clock), await moverFor('there', there.arena, transports, clock)];
+  const statuses: TransferStatus[] = [];
+  to.pull(from.metadata(), Int32Array.of(1), Int32Array.of(0), 5000, (status) => statuses.push(status));
+  const closed = from.close();
+  clock.advance(20);
+  await closed;
+  clock.advance(20);
+  expect(statuses).toHaveLength(1);
+  expect(statuses[0]).not.toBe(TransferStatus.Done);
+});

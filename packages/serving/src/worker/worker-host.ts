@@ -30,7 +30,7 @@ import type { IntakeHost } from './decode-intake.ts';
 import { GenerateLeg } from './generate-leg.ts';
 import type { LegHost, LegKv } from './generate-leg.ts';
 import type { KvMover } from './kv-mover.ts';
-import { answerBorrow } from './kv-peers.ts';
+import { answerBorrow, answerPrefetch } from './kv-peers.ts';
 import { PrefillWatch } from './prefill-watch.ts';
 import { callUnary } from './unary.ts';
 import { WorkerEvents } from './worker-events.ts';
@@ -233,7 +233,7 @@ export class WorkerHost {
       layoutFingerprint: arena?.layoutFingerprint ?? '',
       ...(kvConversion === undefined ? {} : { kvConversion }),
       agentMetadata: mover?.metadata() ?? new Uint8Array(0),
-      ...(kvTiers === undefined ? {} : { kvTiers }),
+      ...(this.manager === undefined || kvTiers === undefined ? {} : { kvTiers, kvPrefetch: this.manager.prefetchRule }),
       protocol: PROTOCOL,
     };
   }
@@ -311,6 +311,8 @@ export class WorkerHost {
         return answer(stream, { type: 'lease', valid: this.#manager().renewLoan(numberField(open.message, 'lease'), numberField(open.message, 'ttlMs')) });
       case Method.SettleLoan:
         return answer(stream, { type: 'lease', valid: this.#manager().settleLoan(numberField(open.message, 'lease')) === 'valid' });
+      case Method.Prefetch:
+        return answerPrefetch(this.#manager(), open.message, stream);
       default:
         throw new ArmatureError('SERVING_METHOD_UNKNOWN', `worker method "${open.method}" does not exist`, { hint: 'the caller runs another version' });
     }
