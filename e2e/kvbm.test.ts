@@ -170,7 +170,8 @@ describe('ahead of requests', () => {
     const all = await Promise.all(second.map((tokens) => run(modelOf(app), request(tokens, { sampling: { ...greedy, topLogprobs: 0 }, stop: stopAfter(12) }))));
     expect(all.map(({ tokens }) => tokens)).toEqual([...(expected.second as unknown[][])].reverse().map(([tokens]) => tokens));
     const counts = { told: await metric(app, 'armature_queue_prefetches_total'), prefetched: await ofTier(app, 'prefetched_blocks_total', 'disk'), host: await ofTier(app, 'hit_blocks_total', 'host') };
-    process.stdout.write(`kvbm e2e: prefetch ${JSON.stringify(counts)}\n`);
+    const sources = (await admin<RequestRecord[]>(app, '/requests', `limit=${CONVERSATIONS}`)).flatMap(({ kv }) => kv?.runs ?? []).map((run) => `${run.source} ${run.outcome} ${run.blocks}`);
+    process.stdout.write(`kvbm e2e: prefetch ${JSON.stringify({ ...counts, sources })}\n`);
     expect(Math.min(counts.told, counts.prefetched, counts.host), JSON.stringify(counts)).toBeGreaterThan(0);
   }, 120_000);
 

@@ -11,6 +11,8 @@ import type { PlannedBatch } from './plan.ts';
 const AHEAD = 4;
 /** A copy to the device that was told to stop gets so long; then the reservation is left behind in quarantine. */
 const HANDOVER_GRACE_MS = 2;
+/** How often the engine is asked for blocks when it has none. */
+const RESERVE_RETRY_MS = 2;
 /** The engine keeps the reservation at least so long after the longest fetch. */
 const RESERVATION_MARGIN_MS = 30_000;
 
@@ -54,11 +56,19 @@ export class FetchJob implements KvOperation {
     this.#row = options.batches[0].from;
   }
 
+  /** Without room on the device the engine could not begin either: it is asked again while what is to be brought would still land in time. */
   start(): void {
     const { parts, request, batches } = this.#options;
-    const rows = batches[batches.length - 1].to;
+    const { to: rows, landsMs } = batches[batches.length - 1];
     this.#reservation = parts.kv.reserve(request.sequenceHashes.slice(0, 2 * rows), rows, parts.config.fetchDeadlineMs + RESERVATION_MARGIN_MS, request.cacheSalt);
-    if (this.#reservation === undefined) return this.#end('full');
+    if (this.#reservation === undefined) {
+      if (this.#leftMs(this.#row) <= landsMs + RESERVE_RETRY_MS) return this.#end('full');
+      this.#timer = parts.clock.setTimer(RESERVE_RETRY_MS, () => {
+        this.#timer = undefined;
+        this.start();
+      });
+      return;
+    }
     this.#row = Math.max(this.#row, this.#reservation.matchedBlocks);
     this.#setTimer();
     this.#pump();

@@ -214,6 +214,28 @@ test('no room on the device: recompute', async () => {
   await rig.close();
 });
 
+test('no room on the device, and the engine has other work: the fetch waits for blocks as long as that is free', async () => {
+  const { rig, disk } = await onDisk();
+  disk.latencyMs = 0.5;
+  disk.msPerBlock = 0.01;
+  const hold = rig.engine.reserve(new Int32Array(0), 60, 60_000)!;
+  rig.clock.setTimer(50, () => rig.engine.release(hold.id));
+  const result = await rig.fetch(HASHES, { queuedTokens: 100 });
+  expect([result.readyTokens, result.wrong]).toEqual([48, []]);
+  expect(result.elapsedMs).toBeLessThanOrEqual(100 + LIMIT_MS - RECOMPUTE_MS + 1e-6);
+  const held = rig.engine.reserve(new Int32Array(0), 60, 60_000)!;
+  rig.engine.forget();
+  let isOver = false;
+  const waiting = rig.manager.fetch(rig.request(HASHES, { queuedTokens: 100 }), () => (isOver = true));
+  await rig.clock.elapse(10);
+  waiting.cancel();
+  expect(isOver).toBe(true);
+  rig.engine.release(held.id);
+  await rig.clock.elapse(10);
+  expect(rig.leaks()).toEqual([]);
+  await rig.close();
+});
+
 test('cancel: no reservation, no pins', async () => {
   for (let afterMs = 0; afterMs < 8; afterMs++) {
     const { rig } = await onDisk();

@@ -148,11 +148,31 @@ export class BlockTable {
     return this.#byHash.get(lo, hi);
   }
 
-  /** Rows of interleaved hash words from row `from` on that are registered without a break. Takes no reference, counts as no use. */
+  /**
+   * Rows of interleaved hash words from row `from` on that are registered without a break. Takes no reference, counts as no use.
+   *
+   * A prompt's blocks mostly lie in neighbouring places: stored together, or (after evictions, leaves first) the other way round. So the place beside the last one is looked at
+   * first; only a guess that fails costs a look into the hash table, and with it a cache miss in large tiers. After a jump nothing is guessed.
+   */
   match(hashes: Int32Array, from: number): number {
     const rows = hashes.length >> 1;
+    const lineage = this.#lineage;
+    let place = NONE;
+    let step = 0;
     let row = from;
-    while (row < rows && this.#byHash.get(hashes[2 * row], hashes[2 * row + 1]) !== NONE) row++;
+    for (; row < rows; row++) {
+      const lo = hashes[2 * row] | 0;
+      const hi = hashes[2 * row + 1] | 0;
+      const guess = place + step;
+      if (step !== 0 && guess >= 0 && guess < this.places && lineage[4 * guess] === lo && lineage[4 * guess + 1] === hi && this.#isRegistered[guess] === 1) {
+        place = guess;
+        continue;
+      }
+      const found = this.#byHash.get(lo, hi);
+      if (found === NONE) break;
+      step = place !== NONE && (found === place + 1 || found === place - 1) ? found - place : 0;
+      place = found;
+    }
     return row - from;
   }
 

@@ -5,8 +5,9 @@ import { callUnary } from '../worker/unary.ts';
 
 /** Calls under way at once; what comes meanwhile is left out. */
 const MAX_CALLS = 8;
-/** Least time between two looks: looking a prompt up costs a walk of the router's index. */
-const INTERVAL_MS = 5;
+/** Looks a second, and how many may come at once: looking a prompt up costs a walk of the router's index. */
+const LOOKS_PER_MS = 0.2;
+const MAX_BURST = 16;
 const CALL_TIMEOUT_MS = 1_000;
 
 export interface QueuePrefetchOptions {
@@ -24,7 +25,8 @@ export interface QueuePrefetchOptions {
 export class QueuePrefetch {
   readonly #options: QueuePrefetchOptions;
   #calls = 0;
-  #lookedAtMs = -Infinity;
+  #looks = MAX_BURST;
+  #lookedAtMs = 0;
 
   constructor(options: QueuePrefetchOptions) {
     this.#options = options;
@@ -34,8 +36,10 @@ export class QueuePrefetch {
   waiting(hashes: () => Int32Array, cacheSalt: string, role: WorkerRole, routing: RoutingOverrides): void {
     const { router, requests, clock, sent } = this.#options;
     const nowMs = clock.nowMs();
-    if (this.#calls >= MAX_CALLS || nowMs - this.#lookedAtMs < INTERVAL_MS) return;
+    this.#looks = Math.min(MAX_BURST, this.#looks + LOOKS_PER_MS * (nowMs - this.#lookedAtMs));
     this.#lookedAtMs = nowMs;
+    if (this.#calls >= MAX_CALLS || this.#looks < 1) return;
+    this.#looks--;
     if (!router.table.records().some(({ kvPrefetch }) => kvPrefetch === 'queue')) return;
     const sequenceHashes = hashes();
     const address = this.#holder(sequenceHashes, role === 'both' ? 'both' : 'prefill', role === 'both' ? routing.worker : routing.prefillWorker);

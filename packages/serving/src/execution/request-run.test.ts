@@ -190,16 +190,16 @@ describe('aggregated requests', () => {
   });
 
   it('keep on moving while workers drain, whatever the limit; a loss counts', async () => {
-    const t = await build(['both', 'both', 'both', 'both'], { migrationLimit: 1 });
-    t.start();
-    for (let i = 0; i < 3; i++) at(t.plane.calls, i).finish({ code: 'SERVING_WORKER_DRAINING', message: 'draining', retryable: true });
-    at(t.plane.calls, 3).finish(lost);
-    expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'SERVING_NO_WORKER', retryable: true } }]);
-    const u = await build(['both', 'both', 'both'], { migrationLimit: 1 });
-    u.start();
-    at(u.plane.calls, 0).finish(lost);
-    at(u.plane.calls, 1).finish(lost);
-    expect(u.output.ends).toMatchObject([{ type: 'failed', error: { code: 'PLANE_DISCONNECTED' } }]);
+    const draining = { code: 'SERVING_WORKER_DRAINING', message: 'draining', retryable: true };
+    for (const migrationLimit of [0, 1]) {
+      const t = await build(['both', 'both', 'both', 'both', 'both'], { migrationLimit });
+      t.start();
+      for (let i = 0; i < 3; i++) at(t.plane.calls, i).finish(draining);
+      for (let i = 0; i <= migrationLimit; i++) at(t.plane.calls, 3 + i).finish(lost);
+      expect(t.plane.calls).toHaveLength(4 + migrationLimit);
+      expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'PLANE_DISCONNECTED', retryable: true } }]);
+      expect(t.loads()).toEqual([0, 0, 0, 0, 0]);
+    }
   });
 
   it('leave a worker that says nothing, by what it is at, and say what that cost', async () => {
