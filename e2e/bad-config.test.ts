@@ -67,7 +67,7 @@ describe('bad input: a clear error, an exit code by class, nothing half-started'
   });
 
   it('good files pass, and can be printed and explained', async () => {
-    for (const good of ['deploy/quickstart.yaml', 'deploy/aggregated.yaml']) expect((await armature(['config', 'check', '-f', good])).code).toBe(0);
+    for (const good of ['deploy/quickstart.yaml', 'deploy/aggregated.yaml', 'deploy/cluster.yaml', 'deploy/heterogeneous.yaml']) expect((await armature(['config', 'check', '-f', good])).code).toBe(0);
     expect((await armature(['config', 'explain', 'models.router'])).stdout).toContain('router-policy');
     const schema = JSON.parse((await armature(['config', 'schema'])).stdout) as { properties: object };
     expect(Object.keys(schema.properties)).toContain('models');

@@ -10,7 +10,8 @@ import type { App, Output, StartOptions } from './support/in-process.ts';
 import { ArmatureProcess, freePort, root } from './support/process.ts';
 
 // Pools whose engines split the model over different numbers of ranks: KV blocks are converted while they are pulled.
-const CONVERSATIONS = 64;
+/** 64 in `npm test`; ARMATURE_CONVERSATIONS=1000 for the whole claim. */
+const CONVERSATIONS = Number(process.env['ARMATURE_CONVERSATIONS'] ?? 64);
 const SEED = 20261124;
 
 const model = (workers: string): string => `
@@ -71,7 +72,7 @@ const different = (a: readonly string[], b: readonly string[]): number => a.filt
 let expected: string[];
 beforeAll(async () => {
   expected = await answersOf(aggregated);
-}, 60_000);
+}, 60_000 + CONVERSATIONS * 300);
 
 describe(`pools of different tensorParallel answer as one worker does (${CONVERSATIONS} conversations, seed ${SEED})`, () => {
   for (const [prefill, decode] of [[2, 1], [1, 4], [4, 4]] as const) {
@@ -83,7 +84,7 @@ describe(`pools of different tensorParallel answer as one worker does (${CONVERS
       expect(different(expected, got)).toBe(0);
       expect(counts).toMatchObject({ remotePrefills: CONVERSATIONS, failures: 0 });
       expect(counts.movedBlocks).toBeGreaterThan(CONVERSATIONS);
-    }, 60_000);
+    }, 60_000 + CONVERSATIONS * 300);
   }
 
   it('deploy/heterogeneous.yaml: 4 ranks feed 2; each pool has its limits and its price', async () => {
@@ -99,7 +100,7 @@ describe(`pools of different tensorParallel answer as one worker does (${CONVERS
     const of = (pool: string): Record<string, unknown>[] => workers.filter((worker) => worker['pool'] === pool);
     expect(of('prefill')).toMatchObject([{ hardware: 'compute', costPerHour: 4, maxBatchedTokens: 2048 }]);
     expect(of('decode')).toMatchObject([{ hardware: 'bandwidth', costPerHour: 2.5, maxBatchedTokens: 256 }, { hardware: 'bandwidth' }]);
-  }, 60_000);
+  }, 60_000 + CONVERSATIONS * 300);
 
   it('sabotage: heads that get the bytes of the piece before are seen', async () => {
     let before = new Uint8Array(0);
@@ -118,7 +119,7 @@ describe(`pools of different tensorParallel answer as one worker does (${CONVERS
     const got = await answersOf(split(4, 2), { overrides: { 'transfer-transport': exchanging } });
     expect(exchanged).toBeGreaterThan(0);
     expect(different(expected, got)).toBeGreaterThan(0);
-  }, 60_000);
+  }, 60_000 + CONVERSATIONS * 300);
 });
 
 it('tiers below an engine of 4 ranks keep whole blocks: what comes back answers the same', async () => {

@@ -15,7 +15,7 @@ const DEVICE_BLOCKS = 56;
 
 const GREEDY = { temperature: 0, topP: 1, topK: 0, minP: 0, seedLo: 1, seedHi: 0, frequencyPenalty: 0, presencePenalty: 0, repetitionPenalty: 1, biasTokenIds: new Int32Array(0), biasValues: new Float32Array(0), topLogprobs: 0 };
 
-/** Tiers of each variant; nothing else differs. Host memory of `disk alone` and `slow disk` holds less than one conversation. */
+/** Tiers of each variant; nothing else differs. Host memory of `disk alone` and `slow disk` holds one conversation, `host + disk` five of twelve. */
 function variants(folder) {
   const host = (capacity) => ({ use: 'host', config: { capacity } });
   const disk = (name, more = {}) => ({ use: 'disk', config: { path: join(folder, name), capacity: '256MiB', ...more } });
@@ -23,8 +23,8 @@ function variants(folder) {
   return {
     'without tiers': undefined,
     'host + disk': { tiers: [host('8MiB'), disk('both')], ...written },
-    'disk alone': { tiers: [host('1MiB'), disk('alone')], ...written },
-    'slow disk': { tiers: [host('1MiB'), disk('slow', { readBytesPerSecond: '256KiB', writeBytesPerSecond: '1MiB' })], ...written },
+    'disk alone': { tiers: [host('2MiB'), disk('alone')], ...written },
+    'slow disk': { tiers: [host('2MiB'), disk('slow', { readBytesPerSecond: '256KiB', writeBytesPerSecond: '1MiB' })], ...written },
   };
 }
 

@@ -17,6 +17,11 @@ const PATIENCE_MS = 50;
 /** Rule `evict`: while fewer places than this share are free, the next victims are copied down before they go. At least one batch, at most so many. */
 const MARGIN = 0.125;
 const MAX_MARGIN_BATCHES = 8;
+/** And as many as lately came in before the copies had caught up, with a quarter to spare; at most this share. Else the end of each burst pushes out what is nowhere else. */
+const BURST_MARGIN = 1.25;
+const MAX_BURST_MARGIN = 0.5;
+/** What the largest burst still counts after one that was smaller. */
+const BURST_KEPT = 0.9;
 
 /**
  * Copies blocks from one tier below the device to the next, by the policy's rule. Bytes always pass through host memory: from the host tier they are stored where they lie,
@@ -35,6 +40,9 @@ export class Demotion {
   #isClosed = false;
   #demoted = 0;
   #lost = 0;
+  /** Blocks that came in since the copies last had caught up, and the most of them lately. */
+  #arrived = 0;
+  #burst = 0;
 
   /** `onStored`: of a batch that went down. */
   constructor(parts: ManagerParts, from: ManagedTier, to: ManagedTier, onStored: (batch: KvBlockBatch) => void) {
@@ -67,7 +75,10 @@ export class Demotion {
   /** Blocks have come into the upper tier. */
   stored({ count, hashes, parents, statuses }: KvBlockBatch): void {
     if (this.#isClosed) return;
-    if (this.#rule.when === 'evict') this.#wake();
+    if (this.#rule.when === 'evict') {
+      this.#arrived += count;
+      this.#wake();
+    }
     if (this.#rule.when !== 'stored') return;
     for (let row = 0; row < count; row++) {
       if (statuses[row] === KvBlockStatus.Done) this.push(hashes[2 * row], hashes[2 * row + 1], parents[2 * row], parents[2 * row + 1]);
@@ -108,7 +119,9 @@ export class Demotion {
   #pollVictims(): void {
     const { store, order } = this.from;
     const { batchBlocks } = this.#parts.config;
-    const margin = Math.min(store.capacityBlocks, Math.max(batchBlocks, Math.min(MAX_MARGIN_BATCHES * batchBlocks, Math.floor(MARGIN * store.capacityBlocks))));
+    const share = Math.min(MAX_MARGIN_BATCHES * batchBlocks, Math.floor(MARGIN * store.capacityBlocks));
+    const burst = Math.min(Math.floor(MAX_BURST_MARGIN * store.capacityBlocks), Math.ceil(BURST_MARGIN * Math.max(this.#burst, this.#arrived)));
+    const margin = Math.min(store.capacityBlocks, Math.max(batchBlocks, share, burst));
     const free = store.capacityBlocks - order.held;
     if (free >= margin || this.#queue.count > 0) return;
     const rows = order.next(margin - free);
@@ -116,6 +129,9 @@ export class Demotion {
       if (this.to.store.match(rows.subarray(at, at + 2), 0) === 1 || this.#isRunning(rows[at], rows[at + 1])) continue;
       this.#queue.push(rows[at], rows[at + 1], rows[at + 2], rows[at + 3], this.from.owners.of(rows[at], rows[at + 1]));
     }
+    if (this.#queue.count > 0 || this.#running.size > 0) return;
+    this.#burst = Math.max(this.#arrived, BURST_KEPT * this.#burst);
+    this.#arrived = 0;
   }
 
   #isRunning(lo: number, hi: number): boolean {

@@ -95,12 +95,18 @@ class Walk {
     let chosenTo = row;
     let chosenMs = 0;
     for (let i = 0; i < candidates.length; i++) {
-      const to = Math.min(this.#heldUntil(i, row), row + batchBlocks);
+      let to = Math.min(this.#heldUntil(i, row), row + batchBlocks);
       if (to <= row) continue;
-      const landsMs = this.#landsMs(i, to - row);
-      if (landsMs > waitLimitMs(this.#input, row)) {
+      let landsMs = this.#landsMs(i, to - row);
+      const limitMs = waitLimitMs(this.#input, row);
+      if (landsMs > limitMs) {
         this.refused ??= { candidate: candidates[i], from: row, to, estimatedMs: landsMs };
-        continue;
+        // What lands of a smaller batch in time buys the time to wait for the next one.
+        while (landsMs > limitMs && to - row > 1) {
+          to = row + ((to - row) >> 1);
+          landsMs = this.#landsMs(i, to - row);
+        }
+        if (landsMs > limitMs) continue;
       }
       if (chosen !== -1 && (landsMs - this.#landedMs) * (chosenTo - row) >= (chosenMs - this.#landedMs) * (to - row)) continue;
       chosen = i;

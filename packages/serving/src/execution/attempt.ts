@@ -301,7 +301,7 @@ export class Attempt implements LegListener {
   #releaseLease(): void {
     const lease = this.#handover?.lease ?? 0;
     const prefill = this.#prefill;
-    if (lease === 0 || prefill === undefined || prefill.isLost || (this.#main !== undefined && !this.#main.isLost)) return;
+    if (lease === 0 || this.#hasTransferred || prefill === undefined || prefill.isLost || (this.#main !== undefined && !this.#main.isLost)) return;
     callUnary(this.#owner.host.requests, prefill.worker.address, { method: Method.ReleaseLease, message: { type: 'lease', lease }, deadlineMs: LEASE_CALL_TIMEOUT_MS }, () => undefined);
   }
 

@@ -125,7 +125,7 @@ export class Leg implements StreamSink {
     const error = stalledError(this.worker.instanceId, this.#arrow, this.#limitMs);
     this.#close();
     this.isLost = true;
-    this.#stream?.close(this.kind === 'main' ? decodeMovedError : error);
+    this.#stream?.close(this.kind === 'main' ? decodeMovedError : error); // should it wake up, it must not end a lease that another one reads under
     this.#listener.legClosed(this, error);
   }
 
