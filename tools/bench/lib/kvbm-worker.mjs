@@ -112,6 +112,13 @@ export async function openWorker({ blocks, pieces, pieceBytes, hostBytes, offloa
   const engine = new BenchEngine({ blocks, pieces, pieceBytes });
   const agent = await createAgent({ name: `bench-kvbm-${++workers}`, clock: realClock, log: silent });
   const arenaSegment = agent.register({ buffer: engine.bytes.buffer, byteOffset: 0, lengthBytes: engine.lengthBytes }).id;
+  const host = await hostTier.create({ capacity: hostBytes });
+  let hostMemory;
+  const open = async (tierHost) => {
+    const store = await host.open(tierHost);
+    hostMemory = store.memory;
+    return store;
+  };
   const manager = await createBlockManager({
     worker: 'bench/worker/0',
     modelFingerprint: 'bench',
@@ -120,7 +127,7 @@ export async function openWorker({ blocks, pieces, pieceBytes, hostBytes, offloa
     kv: engine,
     agent,
     arenaSegment,
-    tiers: [await hostTier.create({ capacity: hostBytes })],
+    tiers: [{ tier: 'host', capacityBytes: () => host.capacityBytes(), open }],
     policy: await lineage.create({ offload: { ...kvPolicyDefaults.offload, ...offload }, prefetch: 'never' }),
     peers: undefined,
     clock: realClock,
@@ -137,7 +144,7 @@ export async function openWorker({ blocks, pieces, pieceBytes, hostBytes, offloa
     await manager.close();
     await agent.close();
   };
-  return { engine, manager, fetch, close };
+  return { engine, manager, hostMemory, fetch, close };
 }
 
 /** Sequence hashes of a prompt nobody had before. */

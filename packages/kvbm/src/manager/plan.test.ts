@@ -35,6 +35,11 @@ test('the first batch must land within the limit; a queue in the engine makes ro
   expect(taken(planFetch(input({ candidates, queueMs: 100 }))).length).toBe(5);
 });
 
+test('a batch too large for the limit is begun smaller: what lands of it buys the time for the rest', () => {
+  const plan = planFetch(input({ batchBlocks: 32, candidates: [source('disk', 1, 1, 0, 20)] }));
+  expect(taken(plan)).toEqual([['disk', 0, 5], ['disk', 5, 20]]);
+});
+
 test('what is under way at a source counts', () => {
   const disk = source('disk', 1, 1, 0, 20);
   disk.cost.begin(200 * BLOCK_BYTES);

@@ -280,3 +280,33 @@ describe('what cannot be random', () => {
     expect(listed.sort()).toEqual([1, 2, 3]);
   });
 });
+
+describe('look-up by neighbouring places', () => {
+  const prompt = [1, 2, 3, 4, 5, 6, 7, 8];
+
+  function filled(order: readonly number[]): BlockTable {
+    const table = new BlockTable({ places: 12, order: new LruOrder(12) });
+    for (const n of order) {
+      const place = table.allocate(0);
+      table.register(place, lo(n), hi(n), lo(n - 1), hi(n - 1));
+      table.release(place);
+    }
+    return table;
+  }
+
+  test.each([[prompt], [[...prompt].reverse()], [[5, 6, 7, 8, 4, 3, 2, 1]], [[1, 2, 7, 8, 3, 4, 5, 6]]])('finds a prompt that was stored as %j, from any row', (order) => {
+    const table = filled(order);
+    for (const from of prompt.keys()) expect(table.match(words(prompt), from)).toBe(prompt.length - from);
+    expect(table.match(words([...prompt, 9]), 0)).toBe(8);
+  });
+
+  test.each([[prompt], [[...prompt].reverse()]])('takes no neighbour whose block is gone, and finds the block in its new place: %j', (order) => {
+    const table = filled(order);
+    table.invalidate(table.find(lo(5), hi(5)), 'corrupt');
+    expect(table.match(words(prompt), 0)).toBe(4);
+    table.allocate(0); // the place it had, now somebody's mutable one
+    expect(table.match(words(prompt), 0)).toBe(4);
+    table.register(table.allocate(0), lo(5), hi(5), lo(4), hi(4));
+    expect(table.match(words(prompt), 0)).toBe(8);
+  });
+});

@@ -70,6 +70,18 @@ const end: PlaneMessage = { type: 'end', promptTokens: 10, cachedTokens: 0, outp
 const call = (t: { plane: FakePlane }, i: number): FakeCall => t.plane.calls[i];
 
 describe('requests in front of busy workers', () => {
+  it('that wait are told to the prefetcher, once each; others and refused ones are not', () => {
+    const told: unknown[] = [];
+    const prefetch = { waiting: (hashes: () => Int32Array, salt: string, role: string) => void told.push([hashes().length, salt, role]) } as never;
+    const t = build(['both'], { maxRequests: 1 }, { prefetch });
+    t.start('a');
+    t.start('b');
+    expect(told).toEqual([]);
+    t.start('c', { cacheSalt: 'x' });
+    t.start('d'); // no room in the queue
+    expect(told).toEqual([[4, 'x', 'both']]);
+  });
+
   it('wait, and go when a first token says that a prompt is computed', () => {
     const t = build(['both'], {});
     t.start('a');
