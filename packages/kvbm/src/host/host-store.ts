@@ -152,7 +152,11 @@ export class HostStore implements KvMemoryTier {
   register(batch: KvBlockBatch): void {
     const { count, blocks, statuses } = batch;
     for (let row = 0; row < count; row++) statuses[row] = this.#isMutable(blocks[row]) ? this.#enter(batch, row, blocks[row]) : KvBlockStatus.Failed;
-    for (let row = count - 1; row >= 0; row--) if (statuses[row] !== KvBlockStatus.Failed) this.#table.release(blocks[row]);
+    for (let row = count - 1; row >= 0; row--) {
+      if (statuses[row] !== KvBlockStatus.Failed) this.#table.release(blocks[row]);
+      if (statuses[row] === KvBlockStatus.Done) this.#stores++;
+      else if (statuses[row] === KvBlockStatus.Present) this.#duplicates++;
+    }
   }
 
   free(blocks: Int32Array, count: number): void {
