@@ -11,6 +11,7 @@ import { hash } from './commands/hash.ts';
 import type { HashCommandOptions } from './commands/hash.ts';
 import { listPlugins } from './commands/plugins.ts';
 import { rescore } from './commands/rescore.ts';
+import { role, workers } from './commands/role.ts';
 import { route } from './commands/route.ts';
 import { serve } from './commands/serve.ts';
 import type { ServeOptions } from './commands/serve.ts';
@@ -82,6 +83,7 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
     .option('-e, --explain', 'after each turn: workers chosen and why, overlap, blocks moved, TTFT, ITL', false)
     .action((messages: string[], options: ChatCommandOptions) => chat(messages, options));
 
+  addCluster(program);
   addRouting(program);
   addKv(program);
   addBenchmarks(program);
@@ -129,6 +131,26 @@ function addConfig(program: Command): void {
     .argument('[key]', 'dotted key')
     .option('-f, --file <file>', 'configuration file')
     .action((key: string | undefined, options: { file?: string }) => configExplain(key, options.file));
+}
+
+function addCluster(program: Command): void {
+  program
+    .command('workers')
+    .description('live workers of a running cluster: role, load, address')
+    .requiredOption('-f, --file <file>', 'its configuration file; only its planes are opened')
+    .option('--json', 'as JSON', false)
+    .action((options: { file: string; json: boolean }) => workers(options));
+
+  program
+    .command('role')
+    .description('give a running worker of a cluster another role; what it runs ends or moves on')
+    .argument('<pool/index>', 'the worker')
+    .argument('<role>', 'prefill, decode or both')
+    .requiredOption('-f, --file <file>', 'configuration file of the cluster; only its planes are opened')
+    .option('-m, --model <name>', 'its model; default: the only one')
+    .option('--deadline-ms <n>', 'for running requests to end before they move on', number, 30_000)
+    .option('--json', 'the result as JSON', false)
+    .action((worker: string, wanted: string, options: { file: string; model?: string; deadlineMs: number; json: boolean }) => role(worker, wanted, options));
 }
 
 function addRouting(program: Command): void {

@@ -14,7 +14,8 @@ writeFileSync(
   bin,
   `const [name, how] = process.argv.slice(2);
    if (how === 'bad-config') { console.error('config.yaml:1:1 wrong'); process.exit(3); }
-   process.on('SIGTERM', () => { console.log('draining'); setTimeout(() => process.exit(0), 30); });
+   let isTold = false;
+   process.on('SIGTERM', () => { if (isTold) process.exit(130); isTold = true; console.log('draining'); setTimeout(() => process.exit(0), name === 'decode/0' ? 150 : 30); });
    process.once('disconnect', () => process.exit(9));
    console.log('hello from ' + name);
    process.send({ type: 'ready', summary: { models: [] } });
@@ -40,18 +41,20 @@ function supervised(plans: readonly [string, string][]): { lines: string[]; supe
 
 describe('armature up', () => {
   it('prefixes output, tells once that all are ready, stops frontends before workers', async () => {
-    const { lines, supervisor, isReady } = supervised([['decode/0', ''], ['frontend/0', ''], ['frontend/1', '']]);
+    const { lines, supervisor, isReady } = supervised([['decode/0', ''], ['decode/1', ''], ['frontend/0', ''], ['frontend/1', '']]);
     const code = supervisor.run();
     await until('ready', isReady);
-    await until('their words', () => lines.filter((line) => line.includes('hello from')).length === 3);
+    await until('their words', () => lines.filter((line) => line.includes('hello from')).length === 4);
     expect(lines).toContain('decode/0   | hello from decode/0');
     expect(lines).toContain('frontend/1 | hello from frontend/1');
     supervisor.stop();
     expect(await code).toBe(0);
     const ends = lines.filter((line) => line.includes('ended')).map((line) => line.split(' ')[0]);
     expect(ends.slice(0, 2).sort()).toEqual(['frontend/0', 'frontend/1']);
-    expect(ends[2]).toBe('decode/0');
-    expect(lines.filter((line) => line.includes('draining'))).toHaveLength(3);
+    expect(ends.slice(2)).toEqual(['decode/1', 'decode/0']);
+    expect(lines.filter((line) => line.includes('draining'))).toHaveLength(4);
+    // Each was told once: a second SIGTERM makes a child leave at once.
+    expect(lines.filter((line) => line.includes('(exit code 0)'))).toHaveLength(4);
   });
 
   it('starts a child that died again, with growing delays', async () => {

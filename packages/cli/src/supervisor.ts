@@ -39,6 +39,8 @@ class Child {
   restarts = 0;
   summary: DeploymentSummary | undefined = undefined;
   timer: NodeJS.Timeout | undefined = undefined;
+  /** Was asked to end. */
+  isTold = false;
 
   constructor(plan: ChildPlan) {
     this.plan = plan;
@@ -100,7 +102,11 @@ export class Supervisor {
   #stopNext(): void {
     const running = this.#children.filter((child) => child.process !== undefined);
     const frontends = running.filter(({ plan }) => plan.isFrontend);
-    for (const child of frontends.length > 0 ? frontends : running) child.process?.kill('SIGTERM');
+    for (const child of frontends.length > 0 ? frontends : running) {
+      if (child.isTold) continue; // a second signal would cut short what it finishes
+      child.isTold = true;
+      child.process?.kill('SIGTERM');
+    }
     if (running.length === 0) this.#ended();
   }
 

@@ -12,3 +12,7 @@ export { RequestRecords } from './routing/records.ts';
 export type { CandidateRecord, DecisionRecord, RequestRecord, TransferRecord } from './routing/records.ts';
 export { Method, PROTOCOL } from './messages.ts';
 export { TcpRequestPlane, tcpRequestPlane } from './tcp-plane/index.ts';
+export { ClusterControl } from './control/cluster-control.ts';
+export type { ClusterControlOptions, RoleChangeRequest, RoleChanged } from './control/cluster-control.ts';
+export { controlDeployment } from './control/plugin.ts';
+export type { ControlDeployment } from './control/plugin.ts';

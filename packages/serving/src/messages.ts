@@ -23,7 +23,9 @@ export const Method = {
   Decode: 'decode',
   RenewLease: 'lease.renew',
   ReleaseLease: 'lease.release',
-  /** Can it serve? */
+  /** Another role: `draining`, then `done`. */
+  Role: 'worker.role',
+  /** Can it serve? And its load. */
   Probe: 'probe',
   /** The worker's KV events so far, for resync. */
   Snapshot: 'kv.snapshot',

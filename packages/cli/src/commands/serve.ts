@@ -48,7 +48,8 @@ export async function run(file: string, options: { readonly text?: string; reado
   process.on('SIGINT', stop);
   process.on('SIGTERM', stop);
   // Started by `armature up`: nobody is left to answer to when that has gone.
-  if (process.send !== undefined) process.once('disconnect', () => stop('parent gone'));
+  const onDisconnect = (): void => stop('parent gone');
+  process.once('disconnect', onDisconnect);
   try {
     await app.start();
     const summary = app.deployment.summary();
@@ -59,6 +60,7 @@ export async function run(file: string, options: { readonly text?: string; reado
   }
   await untilStopped;
   process.stderr.write('stopped.\n');
+  process.off('disconnect', onDisconnect);
   if (process.connected) process.disconnect();
 }
 

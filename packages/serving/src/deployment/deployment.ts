@@ -107,7 +107,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
         source: model.config.source,
         workers: model.workers.map((worker) => ({
           name: `${worker.config.name}/${worker.host.record?.index ?? 0}`,
-          role: worker.config.role,
+          role: worker.host.role,
           engine: worker.config.engine.use,
         })),
       })),
@@ -164,7 +164,9 @@ export class ServingDeployment implements Deployment, ModelDirectory {
 
   async #startWorker(model: RunningModel, config: WorkerConfig, index: number): Promise<void> {
     const context = this.#context;
-    const incarnation = context.random.fork(`worker/${model.config.name}/${config.name}/${index}`).u32().toString(16).padStart(8, '0');
+    const lives = context.random.fork(`worker/${model.config.name}/${config.name}/${index}`);
+    const nextIncarnation = (): string => lives.u32().toString(16).padStart(8, '0');
+    const incarnation = nextIncarnation();
     const name = `${config.name}/${index}`;
     const scope = await model.scope.openScope(config, { kind: 'worker', name, facts: { pool: config.name, index, role: config.role } });
     const engine = scope.instance(config.engine);
@@ -184,6 +186,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
       blockSize: model.config.blockSize,
       transferTimeoutMs: model.config.transferTimeoutMs,
       incarnation,
+      nextIncarnation,
       discovery: context.instance(this.#config.discovery),
       events: context.instance(this.#config.events),
       requests: context.instance(this.#config.requests),

@@ -47,6 +47,7 @@ const workerSchema: JsonSchema = {
     name: { type: 'string', pattern: '^[A-Za-z0-9][A-Za-z0-9._-]*$', description: 'Name of the pool; unique within the model.' },
     role: { enum: ['both', 'prefill', 'decode'], default: 'both', description: 'Which legs its workers take.' },
     replicas: { type: 'integer', minimum: 0, maximum: 4096, default: 1, description: 'Number of workers.' },
+    minReplicas: { type: 'integer', minimum: 0, maximum: 4096, default: 1, description: 'Workers that must be left for the legs of this role when others change theirs.' },
     firstIndex: { type: 'integer', minimum: 0, default: 0, description: 'Number of the first worker; others of the pool run elsewhere. `--only workers.NAME/INDEX` sets it.' },
     hardware: { type: 'string', default: 'default', description: 'Name of a profile under `hardware`.' },
     dpRanks: { type: 'integer', minimum: 1, maximum: 1024, default: 1, description: 'Data-parallel ranks per engine: worker i is rank i modulo this. Each rank is a worker of its own.' },
@@ -150,6 +151,7 @@ export interface WorkerConfig {
   readonly name: string;
   readonly role: 'both' | 'prefill' | 'decode';
   readonly replicas: number;
+  readonly minReplicas: number;
   readonly firstIndex: number;
   readonly hardware: string;
   readonly dpRanks: number;

@@ -12,13 +12,15 @@ export interface WorkerEventsOptions {
 
 /**
  * The KV events of one worker as others see them: those of its engine and, with a block manager, those of the tiers below, in one sequence without gaps
- * of its own. Without a manager the engine's numbers stay as they are. Tenants are not told.
+ * of its own. Without a manager the engine's numbers stay as they are in its first life. Tenants are not told.
  */
 export class WorkerEvents {
-  readonly history = new EventHistory();
+  #history = new EventHistory();
   readonly #options: WorkerEventsOptions;
   #manager: BlockManager | undefined = undefined;
   #lastId = 0;
+  /** Not the first life: the engine's numbers are not those of the sequence. */
+  #isRenumbered = false;
   #lastEngineId = 0;
   /** Number in the sequence of engine event `id`, at `id % REMEMBERED`. */
   readonly #idOf = new Float64Array(REMEMBERED);
@@ -27,6 +29,10 @@ export class WorkerEvents {
   constructor(options: WorkerEventsOptions) {
     this.#options = options;
     options.engine.onKvEvent((event) => this.#engineEvent(event));
+  }
+
+  get history(): EventHistory {
+    return this.#history;
   }
 
   get lastEventId(): number {
@@ -42,9 +48,17 @@ export class WorkerEvents {
     if (this.#lastId === 0) this.#lastId = 1;
   }
 
+  /** Another life over the same engine and tiers: numbers begin again. Number 1 stands for all that is held, as after `attach`. */
+  restart(): void {
+    this.#history = new EventHistory();
+    this.#isRenumbered = true;
+    this.#lastId = 1;
+    this.#idOf.fill(1);
+  }
+
   /** Number of an engine's event in the sequence; 0 stays 0. Of one long ago: a later number, which is as good. */
   idOf(engineEventId: number): number {
-    if (this.#manager === undefined || engineEventId === 0) return engineEventId;
+    if ((this.#manager === undefined && !this.#isRenumbered) || engineEventId === 0) return engineEventId;
     const isRemembered = engineEventId <= this.#lastEngineId && engineEventId > this.#lastEngineId - REMEMBERED;
     return isRemembered ? this.#idOf[engineEventId % REMEMBERED]! : this.#lastId;
   }
@@ -53,8 +67,8 @@ export class WorkerEvents {
   snapshot(): readonly KvEvent[] {
     const engine = this.#options.engine.snapshot();
     const manager = this.#manager;
-    if (manager === undefined) return engine.map(withoutTenant);
-    const parts: (KvEvent | KvTierEvent)[] = [...engine.filter((event) => event.type === 'stored').map(withoutTenant), ...manager.snapshot()];
+    if (manager === undefined && !this.#isRenumbered) return engine.map(withoutTenant);
+    const parts: (KvEvent | KvTierEvent)[] = [...engine.filter((event) => event.type === 'stored').map(withoutTenant), ...(manager?.snapshot() ?? [])];
     if (parts.length === 0) return this.#lastId === 0 ? [] : [{ type: 'cleared', eventId: this.#lastId }];
     const first = this.#lastId - parts.length + 1;
     return parts.map((event, i) => Object.assign({}, event, { eventId: Math.max(1, first + i) }));
@@ -77,7 +91,7 @@ export class WorkerEvents {
   }
 
   #publish(event: KvEvent): void {
-    this.history.push(event);
+    this.#history.push(event);
     this.#options.publish(event);
   }
 }

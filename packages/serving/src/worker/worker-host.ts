@@ -24,6 +24,8 @@ import type {
 } from '@armature/contracts';
 import type { BlockManager } from '@armature/kvbm';
 import { Method, PROTOCOL, numberField, parseOpaqueSource, parsePeers, parsePullSource, parseRequest } from '../messages.ts';
+import { answerRoleChange, parseRoleChange } from '../control/role-change.ts';
+import type { RoleHost } from '../control/role-change.ts';
 import { kvConversionOf } from './arena-segments.ts';
 import { DecodeIntake } from './decode-intake.ts';
 import type { IntakeHost } from './decode-intake.ts';
@@ -32,18 +34,23 @@ import type { LegHost, LegKv } from './generate-leg.ts';
 import type { KvMover } from './kv-mover.ts';
 import { answerBorrow, answerPrefetch } from './kv-peers.ts';
 import { PrefillWatch } from './prefill-watch.ts';
+import { RunningLegs } from './running-legs.ts';
 import { callUnary } from './unary.ts';
 import { WorkerEvents } from './worker-events.ts';
 
 const LEASE_CALL_TIMEOUT_MS = 2_000;
 const REGISTRATION_TTL_MS = 10_000;
 const HEARTBEAT_MS = 1_000;
+/** For legs that were told to move on: what they hold goes back within a pass of the engine. */
+const MOVE_ON_MS = 2_000;
+const REJOIN_RETRY_MS = 1_000;
 
 export interface WorkerHostOptions {
   readonly model: string;
   readonly pool: string;
   readonly index: number;
   readonly dpRank: number;
+  /** The first one. */
   readonly role: WorkerRole;
   readonly engineName: string;
   readonly engine: EngineBackend;
@@ -52,8 +59,10 @@ export interface WorkerHostOptions {
   readonly taints: readonly string[];
   readonly blockSize: number;
   readonly transferTimeoutMs: number;
-  /** Distinguishes lives of the same worker. */
+  /** Distinguishes lives of the same worker; this is the first one. */
   readonly incarnation: string;
+  /** That of another life, after a change of role. */
+  readonly nextIncarnation: () => string;
   readonly discovery: Discovery;
   readonly events: EventPlane;
   readonly requests: RequestPlane;
@@ -77,16 +86,17 @@ const ignore: StreamSink = { message: () => undefined, closed: () => undefined }
 
 /** Puts one started engine on the planes: serves its legs, publishes its KV events, registers it, drains it. */
 export class WorkerHost {
-  readonly instanceId: string;
   readonly engine: EngineBackend;
   readonly #options: WorkerHostOptions;
-  readonly #intakes = new Set<DecodeIntake>();
-  readonly #generating = new Set<GenerateLeg>();
+  readonly #running: RunningLegs;
+  #instanceId: string;
+  #role: WorkerRole;
   readonly #movedBlocks: Counter;
   readonly #movedBytes: Counter;
   readonly #legs: Counter;
+  readonly #roleChanges: { with(...labels: string[]): Counter };
   readonly #failures: { with(...labels: string[]): Counter };
-  readonly #subject: string;
+  #subject: string;
   readonly #events: WorkerEvents;
   readonly #legHost: LegHost;
   #heartbeat: Timer | undefined;
@@ -98,13 +108,16 @@ export class WorkerHost {
   #record: WorkerRecord | undefined;
   #isDraining = false;
   #closing: Promise<void> | undefined;
+  /** A change of role that is under way. */
+  #changing: Promise<unknown> | undefined;
   #hasFailed = false;
-  #onIdle: (() => void) | undefined;
 
   constructor(options: WorkerHostOptions) {
     this.#options = options;
     this.engine = options.engine;
-    this.instanceId = `${options.pool}/${options.index}@${options.incarnation}`;
+    this.#instanceId = `${options.pool}/${options.index}@${options.incarnation}`;
+    this.#role = options.role;
+    this.#running = new RunningLegs(options.clock);
     const labels = [options.model, options.pool];
     const labelNames = ['model', 'pool'];
     const { metrics } = options;
@@ -117,10 +130,21 @@ export class WorkerHost {
       labelNames: [...labelNames, 'reason'],
     });
     this.#failures = { with: (reason) => failures.with(...labels, reason) };
+    const roleChanges = metrics.counter({ name: 'armature_worker_role_changes_total', help: 'Changes of role, by the role asked for and what came of it.', labelNames: [...labelNames, 'role', 'outcome'] });
+    this.#roleChanges = { with: (...outcome) => roleChanges.with(...labels, ...outcome) };
     // Before the engine starts, so that no event is missed.
     this.#subject = kvEventSubject(options.model, this.instanceId);
     this.#events = new WorkerEvents({ engine: options.engine, publish: (event) => options.events.publish(this.#subject, event as unknown as PlainData) });
     this.#legHost = this.#buildLegHost();
+  }
+
+  /** Of its life now. */
+  get instanceId(): string {
+    return this.#instanceId;
+  }
+
+  get role(): WorkerRole {
+    return this.#role;
   }
 
   /** Undefined: no tiers below the engine. */
@@ -149,17 +173,22 @@ export class WorkerHost {
 
   /** Serves and registers. The engine must have been started; `kv` is undefined when it does not expose its KV. The worker closes what it holds. */
   async start(kv: WorkerKv | undefined): Promise<void> {
-    const { model, pool, index, requests, discovery, engine } = this.#options;
+    const { model, pool, index, requests, engine } = this.#options;
     this.#kv = kv;
     this.checkEngine();
     if (kv?.manager !== undefined) this.#attach(kv.manager, kv.fetchDeadlineMs);
     this.#intakeHost = this.#buildIntakeHost();
     this.#endpoint = await requests.serve(`${model}/${pool}/${index}`, (open, stream) => this.#open(open, stream));
     this.#record = this.#buildRecord(this.#endpoint.address);
-    this.#registration = await discovery.register(`workers/${model}/${this.instanceId}`, this.#record as unknown as PlainData, { ttlMs: REGISTRATION_TTL_MS });
+    this.#registration = await this.#register(this.#record);
     this.#beat();
     this.#options.health.set(`worker ${model}/${pool}/${index}`, 'ready');
     this.#options.log.info('worker ready', { worker: this.instanceId, role: this.#options.role, blocks: engine.info.totalBlocks });
+  }
+
+  #register(record: WorkerRecord): Promise<Registration> {
+    const { discovery, model } = this.#options;
+    return discovery.register(`workers/${model}/${record.instanceId}`, record as unknown as PlainData, { ttlMs: REGISTRATION_TTL_MS });
   }
 
   /** Says how far the events go, so that followers notice the loss of the last ones. Within one process nothing is lost. */
@@ -180,17 +209,10 @@ export class WorkerHost {
     this.#isDraining = true;
     const { model, pool, index, health } = this.#options;
     health.set(`worker ${model}/${pool}/${index}`, 'draining');
+    this.#running.wake(); // a change of role that waits for its legs gives up
+    await this.#changing;
     await this.#registration?.close();
-    if (this.#generating.size + this.#intakes.size > 0 && deadlineMs > 0) {
-      const { clock } = this.#options;
-      await new Promise<void>((resolve) => {
-        const timer = clock.setTimer(deadlineMs, resolve);
-        this.#onIdle = () => {
-          clock.clearTimer(timer);
-          resolve();
-        };
-      });
-    }
+    await this.#running.idle(deadlineMs);
     if (this.#heartbeat !== undefined) this.#options.clock.clearTimer(this.#heartbeat);
     await this.#endpoint?.close();
     await this.#kv?.manager?.close(); // its copies end before their agent does
@@ -206,7 +228,7 @@ export class WorkerHost {
   }
 
   #buildRecord(address: string): WorkerRecord {
-    const { model, pool, index, role, engineName, engine, hardware, costPerHour, taints } = this.#options;
+    const { model, pool, index, engineName, engine, hardware, costPerHour, taints } = this.#options;
     const mover = this.#kv?.mover;
     const kvTiers = this.manager?.stats().tiers.map(({ tier }) => tier);
     const arena = mover === undefined ? undefined : engine.kv?.arena();
@@ -217,7 +239,7 @@ export class WorkerHost {
       pool,
       index,
       dpRank: this.#options.dpRank,
-      role,
+      role: this.#role,
       address,
       engine: engineName,
       hardware,
@@ -266,9 +288,7 @@ export class WorkerHost {
       eventIdOf: (engineEventId) => this.#events.idOf(engineEventId),
       submitting: () => void this.#legKv?.watch.submitted(0, false),
       closed: (intake) => {
-        this.#intakes.delete(intake);
-        this.#checkFailure();
-        this.#checkIdle();
+        this.#ended(intake);
       },
     };
   }
@@ -281,9 +301,7 @@ export class WorkerHost {
       blockSize,
       eventIdOf: (engineEventId) => this.#events.idOf(engineEventId),
       closed: (leg) => {
-        this.#generating.delete(leg);
-        this.#checkFailure();
-        this.#checkIdle();
+        this.#ended(leg);
       },
     };
   }
@@ -299,7 +317,7 @@ export class WorkerHost {
       case Method.ReleaseLease:
         return answer(stream, { type: 'lease', valid: this.#face().releaseLease(numberField(open.message, 'lease')) === 'valid' });
       case Method.Probe:
-        return answer(stream, { type: 'probe', well: !this.#isDraining && this.engine.failure() === undefined });
+        return answer(stream, { type: 'probe', well: !this.#isDraining && this.engine.failure() === undefined, load: { ...this.engine.load() } });
       case Method.Snapshot:
         return answer(stream, { type: 'snapshot', events: this.#events.snapshot() as unknown as PlainData });
       case Method.Replay:
@@ -311,6 +329,8 @@ export class WorkerHost {
         return answer(stream, { type: 'lease', valid: this.#manager().renewLoan(numberField(open.message, 'lease'), numberField(open.message, 'ttlMs')) });
       case Method.SettleLoan:
         return answer(stream, { type: 'lease', valid: this.#manager().settleLoan(numberField(open.message, 'lease')) === 'valid' });
+      case Method.Role:
+        return this.#changeRole(open.message, stream);
       case Method.Prefetch:
         return answerPrefetch(this.#manager(), open.message, stream);
       default:
@@ -336,7 +356,7 @@ export class WorkerHost {
     const source = parseOpaqueSource(message);
     const peers = parsePeers(message);
     this.#legs.inc();
-    this.#generating.add(leg);
+    this.#running.add(leg, stream);
     leg.start(source, this.#legKv, peers);
     return leg;
   }
@@ -349,13 +369,16 @@ export class WorkerHost {
     }
     this.#legs.inc();
     const intake = new DecodeIntake(host, parseRequest(message), parsePullSource(message), stream);
-    this.#intakes.add(intake);
+    this.#running.add(intake, stream);
     return intake;
   }
 
   #refuseIfDraining(): void {
-    if (!this.#isDraining) return;
-    throw new ArmatureError('SERVING_WORKER_DRAINING', `worker ${this.instanceId} is draining`, { retryable: true, hint: 'the request is tried on another worker' });
+    if (this.#isDraining) throw this.#drainingError();
+  }
+
+  #drainingError(): ArmatureError {
+    return new ArmatureError('SERVING_WORKER_DRAINING', `worker ${this.instanceId} is draining`, { retryable: true, hint: 'the request is tried on another worker' });
   }
 
   /** A dead engine leaves the pool: its requests move on, and no new ones come. Looked at whenever a leg ends. */
@@ -369,8 +392,76 @@ export class WorkerHost {
     this.#registration?.close().catch((error: unknown) => log.warn('worker could not leave discovery', { worker: this.instanceId, reason: String(error) }));
   }
 
-  #checkIdle(): void {
-    if (this.#generating.size + this.#intakes.size === 0) this.#onIdle?.();
+  #ended(leg: object): void {
+    this.#checkFailure();
+    this.#running.ended(leg);
+  }
+
+  /** Legs are refused and discovery left; the endpoint stays, so that prefilled blocks can still be read and released. */
+  async #drain(deadlineMs: number): Promise<number> {
+    const { model, pool, index, health } = this.#options;
+    this.#isDraining = true;
+    health.set(`worker ${model}/${pool}/${index}`, 'draining');
+    await this.#registration?.close();
+    await this.#running.idle(deadlineMs);
+    if (this.#closing !== undefined) throw this.#drainingError();
+    const moved = this.#running.moveOn(this.#drainingError().toData());
+    await this.#running.idle(MOVE_ON_MS);
+    return moved;
+  }
+
+  /** Another life over the same engine: what its cache holds is in the new life's first snapshot. */
+  async #rejoin(role: WorkerRole): Promise<string> {
+    const { model, pool, index, nextIncarnation, health, log } = this.#options;
+    if (this.#closing !== undefined) throw this.#drainingError();
+    const before = this.#instanceId;
+    this.#instanceId = `${pool}/${index}@${nextIncarnation()}`;
+    this.#subject = kvEventSubject(model, this.#instanceId);
+    this.#role = role;
+    this.#events.restart();
+    this.#record = this.#buildRecord(this.#endpoint?.address ?? '');
+    this.#isDraining = false; // before others can know of it
+    this.#registration = await this.#registerAgain(this.#record);
+    health.set(`worker ${model}/${pool}/${index}`, 'ready');
+    log.info('worker changed its role', { worker: this.#instanceId, before, role });
+    return this.#instanceId;
+  }
+
+  /** A worker outside of discovery is lost to everybody: tried until it is in, or closes. */
+  async #registerAgain(record: WorkerRecord): Promise<Registration> {
+    const { clock, log } = this.#options;
+    for (;;) {
+      if (this.#closing !== undefined) throw this.#drainingError();
+      if (this.#hasFailed) throw new ArmatureError('SERVING_WORKER_FAILED', `the engine of worker ${record.instanceId} failed while its role changed`, { hint: 'start its process again' });
+      try {
+        return await this.#register(record);
+      } catch (error) {
+        log.warn('worker could not register again', { worker: record.instanceId, reason: String(error) });
+        await clock.sleep(REJOIN_RETRY_MS);
+      }
+    }
+  }
+
+  #changeRole(message: PlaneMessage, stream: PlaneStream): StreamSink {
+    this.#refuseIfDraining();
+    let ended: (value?: unknown) => void = () => undefined;
+    const host: RoleHost = {
+      instanceId: this.#instanceId,
+      role: this.#role,
+      abilities: this.engine.abilities,
+      legs: this.#running.size,
+      drain: (deadlineMs) => {
+        this.#changing = new Promise((resolve) => (ended = resolve));
+        return this.#drain(deadlineMs);
+      },
+      rejoin: (role) => this.#rejoin(role),
+      changed: (role, outcome) => {
+        this.#changing = undefined;
+        this.#roleChanges.with(role, outcome).inc();
+        ended();
+      },
+    };
+    return answerRoleChange(host, parseRoleChange(message), stream);
   }
 }
 
