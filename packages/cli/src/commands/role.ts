@@ -66,6 +66,8 @@ async function withControl(file: string, use: (control: ClusterControl, models: 
   await partsOf(file);
   const document = parseDocument(readFileSync(file, 'utf8'));
   for (const section of ['frontend', 'planner', 'admin', 'transports', 'events']) document.delete(section);
+  // The fixed port belongs to a process of the cluster; this one is not called.
+  if (document.hasIn(['requests', 'config', 'port'])) document.setIn(['requests', 'config', 'port'], 0);
   const models = ((document.toJS() as { models?: readonly { name: string }[] }).models ?? []).map(({ name }) => name);
   const env = { ARMATURE_LOG_LEVEL: 'warn', ...process.env };
   const options = { ...(await configOptions(file)), root: controlDeployment as BootOptions['root'] };

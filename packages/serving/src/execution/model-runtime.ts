@@ -23,7 +23,7 @@ import type {
 import { AdmissionQueue } from '../admission/admission-queue.ts';
 import type { AffinityConfig, QueueConfig } from '../admission/config.ts';
 import { SessionTable } from '../admission/session-table.ts';
-import { Method, PROTOCOL } from '../messages.ts';
+import { Method } from '../messages.ts';
 import { Inhibitions } from '../routing/inhibitions.ts';
 import { ModelRouter } from '../routing/model-router.ts';
 import type { RequestRecords } from '../routing/records.ts';
@@ -35,6 +35,7 @@ import { ModelSelector } from './model-selector.ts';
 import { QueuePrefetch } from './queue-prefetch.ts';
 import { RequestRun } from './request-run.ts';
 import { WaitingRoom } from './waiting-room.ts';
+import { refusalOf } from './worker-refusal.ts';
 
 const SNAPSHOT_TIMEOUT_MS = 5_000;
 const PROBE_TIMEOUT_MS = 1_000;
@@ -260,15 +261,4 @@ export class ModelRuntime implements ModelHandle {
       done(Array.isArray(events) ? (events as unknown as readonly KvEvent[]) : undefined);
     });
   }
-}
-
-/** Why a discovery entry cannot be a worker of the model, or undefined. Entries are written by other processes: everything is looked at. */
-function refusalOf(worker: WorkerRecord | undefined | null, blockSize: number): { readonly code: string; readonly message: string } | undefined {
-  if (typeof worker !== 'object' || worker === null || typeof worker.instanceId !== 'string' || typeof worker.address !== 'string' || !Array.isArray(worker.taints)) {
-    return { code: 'SERVING_WORKER_INVALID', message: 'its discovery entry is no worker record' };
-  }
-  if (worker.protocol !== PROTOCOL) return { code: 'SERVING_PROTOCOL_MISMATCH', message: `it speaks protocol ${worker.protocol}, this process ${PROTOCOL}; run the same version` };
-  // Its hashes would never match: no overlap would ever be found, silently.
-  if (worker.blockSize !== blockSize) return { code: 'SERVING_WORKER_MISMATCH', message: `its blocks have ${worker.blockSize} tokens, those of the model ${blockSize}; set the same blockSize everywhere` };
-  return undefined;
 }

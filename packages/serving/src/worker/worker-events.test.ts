@@ -97,6 +97,22 @@ describe('events of a worker', () => {
     expect(JSON.stringify(t.published)).not.toContain('secret');
   });
 
+  it.each([false, true])('begin again with another life, whose snapshot has all that is held (tiers: %s)', (manager) => {
+    const t = build({ manager });
+    for (let block = 1; block <= 5; block++) t.emit({ type: 'stored', blocks: [block] });
+    if (manager) t.emitTier('stored', 'host', [1]);
+    const lastOfOldLife = t.emit({ type: 'removed', blocks: [5] });
+    t.published.length = 0;
+    t.events.restart();
+    const held = replay(t.events.snapshot());
+    expect(held).toEqual(new Set([...[1, 2, 3, 4].map((block) => `device ${block}`), ...(manager ? ['host 1'] : [])]));
+    expect([t.events.lastEventId, t.events.snapshot().at(-1)?.eventId, t.events.idOf(lastOfOldLife), t.events.history.slice(1, 1)]).toEqual([1, 1, 1, undefined]);
+    const next = t.emit({ type: 'stored', blocks: [6] });
+    expect([ids(t.published), t.events.idOf(next), ids(t.events.history.slice(2, 2) ?? [])]).toEqual([[2], 2, [2]]);
+    expect(replay(t.published, held)).toEqual(replay(t.events.snapshot())); // who followed, and who comes now
+    expect(t.events.snapshot().at(-1)?.eventId).toBe(2);
+  });
+
   it('what the engine held before the manager came is told to it', () => {
     const t = build({ manager: false });
     t.emit({ type: 'stored', blocks: [7] });
