@@ -1,6 +1,7 @@
-// `npm run test:hosts [-- --conversations N]`: frontend, prefill and decode on three hosts (network namespaces on a switch in user space), real etcd, one
+// `npm run test:hosts [-- --conversations N | --full]`: frontend, prefill and decode on three hosts (network namespaces on a switch in user space), real etcd, one
 // YAML. Answers are compared with those of one process; then delay and loss, cuts between hosts, and etcd gone for a while.
 import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,9 +12,12 @@ import { installEtcd } from './test-etcd.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const bin = join(root, 'packages/cli/bin/armature.js');
-const { values } = parseArgs({ options: { conversations: { type: 'string', default: '200' } } });
-const CONVERSATIONS = Number(values.conversations);
+const { values } = parseArgs({ options: { conversations: { type: 'string', default: '200' }, full: { type: 'boolean', default: false } } });
+const CONVERSATIONS = values.full ? 1000 : Number(values.conversations);
 const DEADLINE_MS = 15 * 60_000;
+/** How long lines are cut, etcd is gone, and a host is cut off from etcd: longer than its lease (10 s) and discovery's grace together. */
+const [CUT_MS, ETCD_GONE_MS, HOST_GONE_MS] = [4_000, 20_000, 20_000];
+const WORKERS = 4;
 
 const cluster = `apiVersion: armature/v1
 admin: { host: 127.0.0.1, port: 8001 }
@@ -125,69 +129,164 @@ async function main() {
   return failures.length === 0 ? 0 : 1;
 }
 
-async function run(network, folder) {
-  const [front, prefill, decode] = ['front', 'prefill', 'decode'].map((name) => network.host(name));
-  writeFileSync(join(folder, 'cluster.yaml'), cluster);
-  writeFileSync(join(folder, 'alone.yaml'), alone);
-  const serve = (host, words) => host.spawn(process.execPath, [bin, 'serve', ...words], { env: { ...process.env, HOST_ADDRESS: host.address } });
+/** The three hosts, what runs on them, and what one process answered. */
+class Cluster {
+  parts = [];
+  #etcdLives = 0;
 
-  const single = serve(front, ['-f', join(folder, 'alone.yaml')]);
-  await until('one process serves', () => single.output.includes('Ctrl-C stops'));
-  const expected = await ask(front, CONVERSATIONS, 8, 7);
-  const gone = new Promise((resolve) => single.once('exit', resolve));
-  single.kill('SIGTERM');
-  await gone;
-  const right = (answers) => answers.every(({ prompt, text, logprobs, code }) => code !== undefined || (text === expected[prompt].text && JSON.stringify(logprobs) === JSON.stringify(expected[prompt].logprobs)));
-  const answered = (answers) => answers.every(({ code }) => code === undefined);
+  constructor(network, folder) {
+    Object.assign(this, { network, folder });
+    for (const name of ['front', 'prefill', 'decode']) this[name] = network.host(name);
+    writeFileSync(join(folder, 'cluster.yaml'), cluster);
+    writeFileSync(join(folder, 'alone.yaml'), alone);
+  }
 
-  const startEtcd = () => front.spawn('etcd', ['--data-dir', join(folder, 'etcd'), '--listen-client-urls', 'http://10.77.0.1:2379', '--advertise-client-urls', 'http://10.77.0.1:2379', '--listen-peer-urls', 'http://127.0.0.1:2380']);
-  let etcd = startEtcd();
-  const only = (host, part) => serve(host, ['-f', join(folder, 'cluster.yaml'), '--only', part]);
-  const parts = [only(prefill, 'workers.prefill'), only(decode, 'workers.decode'), only(front, 'frontend')];
-  for (const part of parts) await until('a part is ready', () => part.output.includes('Ctrl-C stops') || part.exitCode !== null);
-  const workers = () => {
+  serve(host, words) {
+    return host.spawn(process.execPath, [bin, 'serve', ...words], { env: { ...process.env, HOST_ADDRESS: host.address } });
+  }
+
+  async learn() {
+    const single = this.serve(this.front, ['-f', join(this.folder, 'alone.yaml')]);
+    await until('one process serves', () => single.output.includes('Ctrl-C stops'));
+    this.expected = await ask(this.front, CONVERSATIONS, 8, 7);
+    const gone = once(single, 'exit');
+    single.kill('SIGTERM');
+    await gone;
+    check('one process answers everything', this.areAnswered(this.expected), latency(this.expected));
+  }
+
+  /** With what it knew, or with an empty store. */
+  startEtcd(isEmpty = false) {
+    if (isEmpty) this.#etcdLives++;
+    const client = 'http://10.77.0.1:2379';
+    this.etcd = this.front.spawn('etcd', ['--data-dir', join(this.folder, `etcd-${this.#etcdLives}`), '--listen-client-urls', client, '--advertise-client-urls', client, '--listen-peer-urls', 'http://127.0.0.1:2380']);
+  }
+
+  async start() {
+    this.startEtcd();
+    const only = (host, part) => this.serve(host, ['-f', join(this.folder, 'cluster.yaml'), '--only', part]);
+    this.parts = [only(this.prefill, 'workers.prefill'), only(this.decode, 'workers.decode'), only(this.front, 'frontend')];
+    for (const part of this.parts) await until('a part is ready', () => part.output.includes('Ctrl-C stops') || part.exitCode !== null);
+    await this.whole();
+  }
+
+  /** What the router knows of its workers. */
+  workers() {
     try {
-      return JSON.parse(get(front, 'http://127.0.0.1:8001/workers')).length;
+      return JSON.parse(get(this.front, 'http://127.0.0.1:8001/workers'));
+    } catch {
+      return [];
+    }
+  }
+
+  /** Workers that etcd itself has. */
+  registered() {
+    try {
+      return this.front.run('etcdctl', ['--endpoints', 'http://10.77.0.1:2379', 'get', '--prefix', '/armature/hosts/', '--keys-only'], { env: { ...process.env, ETCDCTL_API: '3' }, timeout: 10_000, stdio: ['ignore', 'pipe', 'ignore'] }).split('\n').filter((key) => key.includes('/workers/')).length;
     } catch {
       return 0;
     }
-  };
-  await until('four workers joined', () => workers() === 4);
-
-  const before = (await network.order({ stats: true })).forwarded;
-  const plain = await ask(front, CONVERSATIONS, 8, 7);
-  const frames = (await network.order({ stats: true })).forwarded - before;
-  check(`${CONVERSATIONS} conversations over three hosts, tokens and logprobs as from one process`, answered(plain) && right(plain), latency(plain));
-  check('every prompt was computed on the prefill host', metric(front, 'armature_remote_prefills_total') === CONVERSATIONS, metric(front, 'armature_remote_prefills_total'));
-  check('KV blocks crossed the network', metric(decode, 'armature_kv_transfer_blocks_total') > CONVERSATIONS, `${metric(decode, 'armature_kv_transfer_blocks_total')} blocks, ${frames} frames on the switch`);
-
-  await network.order({ delayMs: 5, loss: 0.01 });
-  const lossy = await ask(front, Math.min(100, CONVERSATIONS), 8, 7);
-  check('5 ms delay and 1 % loss: every answer right', answered(lossy) && right(lossy), latency(lossy));
-  await network.order({ delayMs: 0, loss: 0 });
-
-  for (const pair of [['front', 'decode'], ['prefill', 'decode'], ['front', 'prefill']]) {
-    const load = ask(front, CONVERSATIONS, 6, 7, 9);
-    await pause(2000);
-    await network.order({ cut: pair });
-    await pause(4000);
-    await network.order({ heal: true });
-    const answers = await load;
-    check(`cut ${pair.join(' – ')} for 4 s under load: none hangs, none is wrong`, right(answers) && answers.every(({ code }) => code !== 'HUNG'), `${outcomes(answers)}; ${latency(answers)}`);
-    await until('four workers again', () => workers() === 4);
-    await pause(6000); // probes come at most every five seconds
-    const after = await ask(front, 40, 8, 7);
-    check(`… and after it every answer comes`, answered(after) && right(after), latency(after));
   }
 
-  etcd.kill('SIGKILL');
-  const without = await ask(front, CONVERSATIONS, 6, 7, 12);
-  check('etcd killed for 12 s: serving goes on', answered(without) && right(without), outcomes(without));
-  etcd = startEtcd();
-  await pause(4000);
-  const restored = await ask(front, 40, 8, 7);
-  check('etcd back: four workers, every answer right', workers() === 4 && answered(restored) && right(restored), `${workers()} workers`);
-  for (const part of parts) check('a part still runs', part.exitCode === null && part.signalCode === null);
+  /** Everybody is in, nobody is out, and what each of them caches is followed. */
+  whole() {
+    return until('four workers, none out, KV events followed', () => {
+      const workers = this.workers();
+      return workers.length === WORKERS && workers.every(({ isInhibited, kvStream }) => !isInhibited && kvStream === 'live');
+    });
+  }
+
+  areAnswered(answers) {
+    return answers.every(({ code }) => code === undefined);
+  }
+
+  areRight(answers) {
+    return answers.every(({ prompt, text, logprobs, code }) => code !== undefined || (text === this.expected[prompt].text && JSON.stringify(logprobs) === JSON.stringify(this.expected[prompt].logprobs)));
+  }
+
+  /** Some failed: with a code of the service, before their deadline. */
+  hasCodes(answers) {
+    return answers.every(({ code }) => code === undefined || (code !== 'HUNG' && !/^(client:|http )/.test(code)));
+  }
+
+  async afterwards(what) {
+    const before = metric(this.front, 'armature_remote_prefills_total');
+    const answers = await ask(this.front, 40, 8, 7);
+    check(`… ${what}: every answer comes, by prefill workers`, this.areAnswered(answers) && this.areRight(answers) && metric(this.front, 'armature_remote_prefills_total') > before, latency(answers));
+  }
+}
+
+async function compared(on) {
+  const crossed = async () => (await on.network.order({ stats: true })).bytes['decode prefill'] ?? 0;
+  const before = await crossed();
+  const answers = await ask(on.front, CONVERSATIONS, 8, 7);
+  const [bytes, kvBytes] = [(await crossed()) - before, metric(on.decode, 'armature_kv_transfer_bytes_total')];
+  check(`${CONVERSATIONS} conversations over three hosts, tokens and logprobs as from one process`, on.areAnswered(answers) && on.areRight(answers), latency(answers));
+  check('every prompt was computed on the prefill host', metric(on.front, 'armature_remote_prefills_total') === CONVERSATIONS, metric(on.front, 'armature_remote_prefills_total'));
+  check('its KV crossed the network between the two', kvBytes > 0 && bytes >= kvBytes, `${metric(on.decode, 'armature_kv_transfer_blocks_total')} blocks, ${kvBytes} bytes of KV, ${bytes} bytes on the switch`);
+}
+
+async function slowAndLossy(on) {
+  await on.network.order({ delayMs: 5, loss: 0.01 });
+  const answers = await ask(on.front, Math.min(100, CONVERSATIONS), 8, 7);
+  const { lost } = await on.network.order({ delayMs: 0, loss: 0 });
+  check('5 ms delay and 1 % loss: every answer right', on.areAnswered(answers) && on.areRight(answers) && lost > 0, `${latency(answers)}; ${lost} frames lost`);
+}
+
+async function cutLines(on) {
+  for (const pair of [['front', 'decode'], ['prefill', 'decode'], ['front', 'prefill']]) {
+    const failed = metric(on.decode, 'armature_kv_transfer_failures_total');
+    const load = ask(on.front, CONVERSATIONS, 6, 7, 9);
+    await pause(2000);
+    await on.network.order({ cut: pair });
+    await pause(CUT_MS);
+    await on.network.order({ heal: true });
+    const answers = await load;
+    check(`cut ${pair.join(' – ')} for ${CUT_MS / 1000} s under load: none hangs, none is wrong, what fails has a code`, on.areRight(answers) && on.hasCodes(answers), `${outcomes(answers)}; ${latency(answers)}`);
+    if (!pair.includes('front')) {
+      const pulls = metric(on.decode, 'armature_kv_transfer_failures_total') - failed;
+      check('… KV that could not be pulled was computed again, all answered', pulls > 0 && on.areAnswered(answers), `${pulls} pulls failed`);
+    }
+    await on.whole();
+    await on.afterwards('healed');
+  }
+}
+
+async function hostCutOff(on) {
+  await on.network.order({ cut: ['front', 'prefill'] });
+  await until('its lease runs out', () => on.registered() === WORKERS / 2, HOST_GONE_MS);
+  const locally = metric(on.front, 'armature_prefill_fallbacks_total');
+  const answers = await ask(on.front, 40, 8, 7);
+  check('prefill host cut off for longer than its lease: decode workers go on alone, and it is counted', on.areAnswered(answers) && on.areRight(answers) && metric(on.front, 'armature_prefill_fallbacks_total') > locally, outcomes(answers));
+  await on.network.order({ heal: true });
+  await until('it has registered again', () => on.registered() === WORKERS);
+  await on.whole();
+  await on.afterwards('it is back');
+}
+
+async function withoutEtcd(on, isEmpty) {
+  on.etcd.kill('SIGKILL');
+  const answers = await ask(on.front, CONVERSATIONS, 6, 7, ETCD_GONE_MS / 1000);
+  check(`etcd killed for ${ETCD_GONE_MS / 1000} s: serving goes on`, on.areAnswered(answers) && on.areRight(answers), `${outcomes(answers)}; ${latency(answers)}`);
+  on.startEtcd(isEmpty);
+  await until(`four workers in etcd, started again ${isEmpty ? 'empty' : 'with its data'}`, () => on.registered() === WORKERS);
+  await pause(12_000); // longer than a lease: they are kept alive
+  check(`… back ${isEmpty ? 'with an empty store' : 'with its data'}: four workers, in etcd and in the router`, on.registered() === WORKERS && on.workers().length === WORKERS, `${on.registered()}, ${on.workers().length}`);
+  await on.whole();
+  await on.afterwards('etcd is back');
+}
+
+async function run(network, folder) {
+  const on = new Cluster(network, folder);
+  await on.learn();
+  await on.start();
+  await compared(on);
+  await slowAndLossy(on);
+  await cutLines(on);
+  await hostCutOff(on);
+  await withoutEtcd(on, false);
+  await withoutEtcd(on, true);
+  check('every process still runs', on.parts.every(({ exitCode, signalCode }) => exitCode === null && signalCode === null));
 }
 
 process.exit(await main());

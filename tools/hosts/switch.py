@@ -2,6 +2,7 @@
 
 The kernel's own netem is a module that many machines lack. Usage: switch.py NAME=INTERFACE ... ; commands are JSON lines on standard input:
 {"delayMs": 5} every pair · {"loss": 0.01} · {"cut": ["a", "b"]} nothing passes between these two · {"heal": true} · {"stats": true}
+Each is answered by one line: settings, frames by outcome, bytes that passed per pair ("a b", in the order of the alphabet).
 """
 
 import heapq
@@ -34,6 +35,7 @@ home: dict[bytes, str] = {}
 waiting: list[tuple[float, int, str, bytes]] = []
 sequence = 0
 stats = {"forwarded": 0, "lost": 0, "cut": 0, "full": 0}
+passed_bytes: dict[str, int] = {}
 rng = random.Random(1)
 
 
@@ -51,11 +53,14 @@ def forward(source: str, to: str, frame: bytes) -> None:
         stats["cut"] += 1
     elif loss > 0 and rng.random() < loss:
         stats["lost"] += 1
-    elif delay_s == 0 and not waiting:
-        send(to, frame)
     elif len(waiting) >= MAX_WAITING:
         stats["full"] += 1
     else:
+        pair = " ".join(sorted((source, to)))
+        passed_bytes[pair] = passed_bytes.get(pair, 0) + len(frame)
+        if delay_s == 0 and not waiting:
+            send(to, frame)
+            return
         sequence += 1
         heapq.heappush(waiting, (time.monotonic() + delay_s, sequence, to, frame))
 
@@ -85,7 +90,7 @@ def command(line: str) -> None:
         cuts.add(frozenset(order["cut"]))
     if order.get("heal"):
         cuts.clear()
-    print(json.dumps({"delayMs": delay_s * 1000, "loss": loss, "cuts": [sorted(cut) for cut in cuts], **stats}), flush=True)
+    print(json.dumps({"delayMs": delay_s * 1000, "loss": loss, "cuts": [sorted(cut) for cut in cuts], "bytes": passed_bytes, **stats}), flush=True)
 
 
 print("switching", flush=True)
