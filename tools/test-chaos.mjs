@@ -1,14 +1,15 @@
 // `npm run test:chaos [-- --seconds 60 --rate 200 --seed N]`: a frontend, three prefill and three decode workers (backend-mock, each a process) under an
 // open loop of requests whose answers are known, and every five seconds a kill -9, SIGSTOP, SIGTERM or cut line. Nothing hangs, nothing is wrong, nothing is left.
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Cluster, DETECTION_MS, firstTurns, promptOf, RemoteAgent } from './chaos/cluster.mjs';
 import { Faults, seeded } from './chaos/faults.mjs';
 import { LocalHost } from './chaos/parts.mjs';
+import { Moves, Series, SETTLE_MS, sumOf, Tally } from './chaos/watch.mjs';
 import { hostsMissing, Network } from './hosts/hosts.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -21,12 +22,9 @@ const FAULT_EVERY_MS = 5_000;
 /** Every prompt, and as many records as the frontend keeps. */
 const WARM_UP_MS = 20_000;
 const CALM_MS = 10_000;
-const SAMPLE_EVERY_MS = 5_000;
-/** Records are looked at this long after a request has moved: it has ended by then. */
-const SETTLE_MS = 5_000;
 const COMPLETED = 0.999;
-/** What a process may have grown by between warm-up and end. */
-const GROWTH = { rssShare: 1.2, rssMb: 40, handles: 8 };
+/** What a process may have grown by: memory (median) from the second quarter of the time to the last one, handles from before the load to after it. */
+const GROWTH = { rssShare: 1.15, rssMb: 32, handles: 8 };
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const failures = [];
@@ -48,7 +46,6 @@ const quantile = (times, q) => {
   return Math.round(sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? NaN);
 };
 const percentiles = (times) => `p50 ${quantile(times, 0.5)} ms, p99 ${quantile(times, 0.99)} ms, max ${quantile(times, 1)} ms`;
-const sumOf = (text, name) => text.split('\n').filter((line) => line.startsWith(name) && '{ '.includes(line[name.length])).reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
 
 /** Prompts with the answers of one process that nothing is done to; each turn goes on from the answer before. */
 async function learn(cluster) {
@@ -80,8 +77,7 @@ async function learn(cluster) {
 /** Every worker is in, none is out, and nobody holds anything. */
 async function isAtRest(cluster, agent) {
   const rows = (await agent.get(`${cluster.adminUrl}/workers`)) ?? [];
-  const queues = (await agent.get(`${cluster.adminUrl}/queues`)) ?? [];
-  const left = { workers: rows.length, inhibited: rows.filter(({ isInhibited }) => isInhibited).length, queued: queues.reduce((sum, { requests = 0 }) => sum + requests, 0) };
+  const left = { workers: rows.length, inhibited: rows.filter(({ isInhibited }) => isInhibited).length };
   for (const key of ['requests', 'prefillTokens', 'blocks']) left[`charged ${key}`] = rows.reduce((sum, { load }) => sum + load[key], 0);
   for (const worker of cluster.workers) {
     for (const { load, kv } of (await agent.get(`${worker.adminUrl}/engines`)) ?? [{ load: {}, kv: {} }]) {
@@ -90,51 +86,6 @@ async function isAtRest(cluster, agent) {
   }
   const isSo = left.workers === cluster.workers.length && Object.entries(left).every(([key, value]) => key === 'workers' || value === 0);
   return { isSo, left };
-}
-
-/** RSS and open handles of every process over time. */
-class Series {
-  #samples = [];
-  #timer;
-
-  constructor(parts, startedMs) {
-    const sample = () => this.#samples.push({ atS: (performance.now() - startedMs) / 1000, of: parts.map((part) => ({ name: part.name, ...part.resources() })) });
-    this.#timer = setInterval(sample, SAMPLE_EVERY_MS);
-    this.sample = sample;
-  }
-
-  close() {
-    clearInterval(this.#timer);
-  }
-
-  of(name, life) {
-    return this.#samples.map(({ atS, of }) => ({ atS, ...of.find((row) => row.name === name) })).filter((row) => row.life === life);
-  }
-
-  print(part) {
-    const rows = this.of(part.name, part.lives);
-    const every = Math.max(1, Math.ceil(rows.length / 12));
-    console.log(`       ${part.name} (life ${part.lives}): ${rows.filter((_, i) => i % every === 0 || i === rows.length - 1).map(({ atS, rssMb, handles }) => `${atS.toFixed(0)} s ${rssMb.toFixed(0)} MB ${handles} handles`).join(' · ')}`);
-  }
-}
-
-/** Counters of lives that ended would be lost: the last value of each life is kept. */
-class Tally {
-  #seen = new Map();
-
-  async look(cluster, agent) {
-    await Promise.all(
-      cluster.workers.filter(({ isReady, isHeld }) => isReady && !isHeld).map(async (worker) => {
-        const { lives } = worker;
-        const text = await agent.get(`${worker.adminUrl}/metrics`);
-        if (text !== undefined) this.#seen.set(`${worker.name} ${lives}`, text);
-      }),
-    );
-  }
-
-  sum(name) {
-    return [...this.#seen.values()].reduce((sum, text) => sum + sumOf(text, name), 0);
-  }
 }
 
 async function main() {
@@ -195,7 +146,7 @@ async function run(cluster, network) {
   const startedMs = performance.now();
   const series = new Series(cluster.parts, startedMs);
   series.sample();
-  const [moves, tally] = [await Moves.open(cluster, agent), new Tally()];
+  const [moves, tally] = [new Moves(cluster, agent), new Tally()];
   const faults = new Faults({ workers: cluster.workers, network, random: seeded(SEED + 1), startedMs });
   await agent.order({ load: { url: cluster.url, ratePerSecond: RATE } });
   while (performance.now() - startedMs < SECONDS * 1000) {
@@ -217,36 +168,6 @@ async function run(cluster, network) {
   report({ cluster, faults, came, bad, calm, rest, tally, moves, series, front: (await agent.get(`${cluster.adminUrl}/metrics`)) ?? '', isCut: network !== undefined });
 }
 
-/** What the frontend's records say of the requests that changed workers. */
-class Moves {
-  added = [];
-  #cluster;
-  #agent;
-  #waiting = [];
-
-  static async open(cluster, agent) {
-    cluster.moved.clear();
-    return new Moves(cluster, agent);
-  }
-
-  constructor(cluster, agent) {
-    this.#cluster = cluster;
-    this.#agent = agent;
-  }
-
-  async collect() {
-    const now = performance.now();
-    for (const id of this.#cluster.moved) this.#waiting.push({ id, atMs: now });
-    this.#cluster.moved.clear();
-    const ripe = this.#waiting.filter(({ atMs }) => now - atMs >= SETTLE_MS - 100);
-    this.#waiting = this.#waiting.filter((entry) => !ripe.includes(entry));
-    for (const { id } of ripe) {
-      const record = await this.#agent.get(`${this.#cluster.adminUrl}/requests/${id}`);
-      for (const { code, addedMs } of record?.moves ?? []) if (addedMs !== undefined) this.added.push({ code, addedMs });
-    }
-  }
-}
-
 function report({ cluster, faults, came, bad, calm, rest, tally, moves, series, front, isCut }) {
   console.log(`       faults: ${faults.log.join(' · ')}`);
   for (const answer of bad.slice(0, 20)) console.log(`       not answered: ${JSON.stringify(answer).slice(0, 600)}`);
@@ -262,7 +183,7 @@ function report({ cluster, faults, came, bad, calm, rest, tally, moves, series, 
   const ran = { migrations: 'armature_migrations_total', remotePrefills: 'armature_remote_prefills_total', inhibited: 'armature_router_inhibited_total' };
   const counts = Object.fromEntries(Object.entries(ran).map(([key, name]) => [key, sumOf(front, name)]));
   check('the paths ran', Object.values(counts).every((count) => count > 0) && tally.sum('armature_kv_transfer_blocks_total') > 0, JSON.stringify({ ...counts, reattached: sumOf(front, 'armature_decode_reattached_total'), transferFailures: tally.sum('armature_kv_transfer_failures_total') }));
-  check('nothing is left: charges, queues, leases, reservations', rest.isSo, JSON.stringify(rest.left));
+  check('nothing is left: charges, running and waiting requests, leases, reservations', rest.isSo, JSON.stringify(rest.left));
   latencyOf(moves, calm, isCut);
   growthOf(cluster, series);
 }
@@ -281,12 +202,12 @@ function latencyOf({ added }, calm, isCut) {
 
 function growthOf(cluster, series) {
   for (const part of cluster.parts) series.print(part);
-  for (const part of cluster.parts) {
-    const rows = series.of(part.name, part.lives);
-    const [first, last] = [rows[0], rows.at(-1)];
-    if (first === undefined || first.atS > 1) continue; // it was started again on the way
-    const isSteady = last.rssMb <= first.rssMb * GROWTH.rssShare + GROWTH.rssMb && last.handles <= first.handles + GROWTH.handles;
-    check(`${part.name}, which lived through it, has not grown`, isSteady, `${first.rssMb.toFixed(0)} → ${last.rssMb.toFixed(0)} MB, ${first.handles} → ${last.handles} handles`);
+  const rssOf = (rows, from, to) => quantile(rows.slice(Math.floor(rows.length * from), Math.ceil(rows.length * to)).map(({ rssMb }) => rssMb), 0.5);
+  for (const part of cluster.parts.filter(({ lives }) => lives === 1)) {
+    const rows = series.of(part.name, 1);
+    const [before, after, first, last] = [rssOf(rows, 0.25, 0.5), rssOf(rows, 0.75, 1), rows[0].handles, rows.at(-1).handles];
+    const isSteady = after <= before * GROWTH.rssShare + GROWTH.rssMb && last <= first + GROWTH.handles;
+    check(`${part.name}, which lived through it, has not grown`, isSteady, `${before} → ${after} MB, ${first} → ${last} handles`);
   }
 }
 

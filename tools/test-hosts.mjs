@@ -189,11 +189,17 @@ class Cluster {
   }
 
   /** Everybody is in, nobody is out, and what each of them caches is followed. */
-  whole() {
-    return until('four workers, none out, KV events followed', () => {
-      const workers = this.workers();
-      return workers.length === WORKERS && workers.every(({ isInhibited, kvStream }) => !isInhibited && kvStream === 'live');
-    });
+  async whole() {
+    let workers = [];
+    try {
+      await until('four workers, none out, KV events followed', () => {
+        workers = this.workers();
+        return workers.length === WORKERS && workers.every(({ isInhibited, kvStream }) => !isInhibited && kvStream.state === 'live');
+      });
+    } catch (error) {
+      console.error(`the router's workers: ${JSON.stringify(workers)}; in etcd: ${this.registered()}`);
+      throw error;
+    }
   }
 
   areAnswered(answers) {

@@ -75,7 +75,8 @@ export class Cluster {
         const host = hosts[hosts.length === 1 ? 0 : 1 + i];
         const adminPort = FIRST_ADMIN_PORT + p * REPLICAS + i;
         const worker = part(`${pool}/${i}`, host, ['-f', file, '--only', `workers.${pool}/${i}`, '--admin-port', String(adminPort)]);
-        return Object.assign(worker, { pool, adminUrl: `http://${host.address}:${adminPort}` });
+        // The first of each pool is stopped and cut off, but not ended: it must not grow.
+        return Object.assign(worker, { pool, isSurvivor: i === 0, adminUrl: `http://${host.address}:${adminPort}` });
       }),
     );
   }

@@ -69,7 +69,7 @@ export class Faults {
   }
 
   #hit(kind) {
-    const fit = this.workers.filter((part) => this.#isFit(part) && this.#canSpare([part]));
+    const fit = this.workers.filter((part) => this.#isFit(part) && this.#canSpare([part]) && (kind === 'SIGSTOP' || !part.isSurvivor));
     if (fit.length === 0) return undefined;
     const part = this.random.pick(fit);
     return { what: part.name, run: () => this.#hold([part], () => this.#harm(kind, part)) };

@@ -41,4 +41,4 @@ await Promise.all(
     }
   }),
 );
-console.log(JSON.stringify(answers.map((answer, at) => ({ prompt: at % count, ...answer }))));
+console.log(JSON.stringify(answers.map((answer, at) => Object.assign(answer, { prompt: at % count }))));

@@ -14,6 +14,8 @@ export interface EngineInfo {
   readonly totalBlocks: number;
   readonly maxSequences: number;
   readonly maxBatchedTokens: number;
+  /** LoRA adapters it has loaded: each is a model name of its own for clients. Absent: none. */
+  readonly adapters?: readonly string[];
 }
 
 /** What an engine can do; fixed at create. */
@@ -49,6 +51,8 @@ export interface EngineRequest {
   readonly sequenceHashes: Int32Array;
   /** Part of the hashes already; engines with own hashing (vLLM) pass it on. */
   readonly cacheSalt: string;
+  /** LoRA adapter to run with, one of `EngineInfo.adapters`; part of the hashes already. Absent: the base model. */
+  readonly adapter?: string;
   readonly sampling: SamplingParams;
   readonly stop: StopParams;
   readonly choices: number;

@@ -19,6 +19,8 @@ export interface WorkerRecord {
   readonly engine: string;
   readonly hardware: string;
   readonly costPerHour: number;
+  /** LoRA adapters its engine has; requests that name one go only to workers that have it. Absent: none. */
+  readonly adapters?: readonly string[];
   /** Labels that requests may require or prefer (`zone=a`, `gpu=h200`). */
   readonly taints: readonly string[];
   readonly blockSize: number;
