@@ -103,6 +103,28 @@ export type {
   TextOutput,
   TextOutputOptions,
 } from './preprocessor.ts';
+export { latencyBucketBoundsMs } from './planner.ts';
+export type {
+  EngineReport,
+  Forecast,
+  Interval,
+  Objective,
+  PassColumns,
+  PlannedCandidate,
+  PlannedOutcome,
+  PlannedPool,
+  PlannedState,
+  PlannerInput,
+  PlannerObservation,
+  PlannerPolicy,
+  PlannerProposal,
+  PoolObservation,
+  ScalingConnector,
+  ScalingOrder,
+  ScalingStatus,
+  TrafficObservation,
+  TrafficReport,
+} from './planner.ts';
 export type { PlaneMessage, PlaneStream, RequestPlane, ServedEndpoint, StreamHandler, StreamOpen, StreamSink } from './request-plane.ts';
 export type { RouterFilter, RouterPicker, RouterScorer } from './router-pieces.ts';
 export type { Candidates, KvFollower, LoadFollower, RouterPolicy, RoutingHop, RoutingRequest, TaintPreference } from './router-policy.ts';

@@ -9,6 +9,7 @@ import type { Frontend } from './frontend.ts';
 import type { HttpServer } from './http-server.ts';
 import type { KvPolicy } from './kv-policy.ts';
 import type { KvTierBackend } from './kv-tier.ts';
+import type { PlannerPolicy, ScalingConnector } from './planner.ts';
 import type { Preprocessor } from './preprocessor.ts';
 import type { RequestPlane } from './request-plane.ts';
 import type { RouterFilter, RouterPicker, RouterScorer } from './router-pieces.ts';
@@ -31,6 +32,8 @@ export interface PluginKinds {
   'disaggregation-policy': { v1: DisaggregationPolicy };
   'kv-tier': { v1: KvTierBackend };
   'kv-policy': { v1: KvPolicy };
+  'planner-policy': { v1: PlannerPolicy };
+  'scaling-connector': { v1: ScalingConnector };
   'transfer-transport': { v1: TransferTransport };
   discovery: { v1: Discovery };
   'event-plane': { v1: EventPlane };
