@@ -32,7 +32,7 @@ export class Armature {
     writeFileSync(file, `apiVersion: armature/v1\nadmin: { host: 127.0.0.1, port: ${adminPort} }\nfrontend: { use: openai, config: { host: 127.0.0.1, port: ${port} } }\n${this.#yaml}`);
     this.adminUrl = `http://127.0.0.1:${adminPort}`;
     this.client = new OpenAI({ baseURL: `http://127.0.0.1:${port}/v1`, apiKey: 'none', maxRetries: 0, timeout: 120_000 });
-    this.#child = new Child({ name, command: process.execPath, args: [bin, 'serve', '-f', file], env: { ...process.env, ARMATURE_LOG_FORMAT: 'json' }, logFile: join(this.#folder, `${name}.log`) });
+    this.#child = new Child({ name, command: process.execPath, args: [...(process.env.PROF ?? '').split(' ').filter(Boolean), bin, 'serve', '-f', file], env: { ...process.env, ARMATURE_LOG_FORMAT: 'json' }, logFile: join(this.#folder, `${name}.log`) });
     await this.#child.ready(() => this.#child.output.includes('Ctrl-C stops'), timeoutMs);
     await until(`${workers} workers are ready`, async () => (await this.get('/workers')).length >= workers, timeoutMs);
     return this;

@@ -1,6 +1,6 @@
 // Child processes of `npm run test:vllm`: each leads a process group, writes its log to a file, and is gone when the run ends.
 import { spawn } from 'node:child_process';
-import { closeSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { pause, until } from './check.mjs';
 
@@ -76,8 +76,10 @@ export class Child {
   }
 }
 
-/** CPU seconds a process and its descendants in the same group have used. */
-export function cpuSeconds(pid) {
+/** CPU time of a process in milliseconds: all of it to the nanosecond (live threads), and its parts in ticks of 10 ms. */
+export function cpuMs(pid) {
+  let nanoseconds = 0;
+  for (const thread of readdirSync(`/proc/${pid}/task`)) nanoseconds += Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').split(' ')[0]);
   const words = readFileSync(`/proc/${pid}/stat`, 'utf8').replace(/^.*\) /s, '').split(' ');
-  return (Number(words[11]) + Number(words[12])) / 100;
+  return { all: nanoseconds / 1e6, user: Number(words[11]) * 10, system: Number(words[12]) * 10 };
 }

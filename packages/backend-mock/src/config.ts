@@ -17,10 +17,11 @@ export interface MockConfig {
   readonly decodeSpeedup: number;
   readonly prefillCoefficients: Polynomial;
   readonly decodeCoefficients: Polynomial;
-  readonly kvCheck: 'blocks' | 'tokens';
+  readonly kvCheck: 'none' | 'blocks' | 'tokens';
   readonly firstToken: EngineAbilities['firstToken'];
   readonly startupMs: number;
   readonly stepTimeoutMs: number;
+  readonly lookaheadMs: number;
 }
 
 const polynomial = (description: string, values: Polynomial): JsonSchema => ({
@@ -53,13 +54,19 @@ const properties = {
   prefillCoefficients: polynomial('Milliseconds of t new prompt tokens in a pass: a·t² + b·t + c, as [a, b, c].', [4.209989e-7, 1.518344e-2, 16.50142]),
   decodeCoefficients: polynomial('Milliseconds of a decode pass at KV utilisation u: a·u² + b·u + c, as [a, b, c]; at least 1 ms.', [-25.74, 54.01, 5.74]),
   kvCheck: {
-    enum: ['blocks', 'tokens'],
+    enum: ['none', 'blocks', 'tokens'],
     default: 'blocks',
-    description: 'What is checked of a running sequence in each pass: the end of every block, or every token. At admission every token is checked.',
+    description: 'What is checked of a running sequence in each pass: the end of every block, or every token; at admission every token. none: blocks hold nothing, as simulations of large clusters need it.',
   },
   firstToken: { enum: ['prefill', 'decode'], default: 'prefill', description: 'Which worker samples the first token of a disaggregated request.' },
   startupMs: { type: 'number', minimum: 0, default: 0, description: 'Milliseconds that loading the model takes.' },
   stepTimeoutMs: { type: 'number', exclusiveMinimum: 0, default: 600_000, description: 'Milliseconds after which a pass counts as stuck and the engine fails.' },
+  lookaheadMs: {
+    type: 'number',
+    minimum: 0,
+    default: 0,
+    description: 'Passes of so many milliseconds are done at once while the batch does not change: same times, fewer events, tokens delivered together. For simulations, with kvCheck: none. 0 = one by one.',
+  },
 } as const;
 
 export const mockSchema: JsonSchema & { readonly properties: typeof properties } = { type: 'object', additionalProperties: false, properties };
@@ -73,6 +80,9 @@ export function checkMockConfig(config: MockConfig, report: ConfigReport): void 
     config[field].forEach((token, i) => {
       if (token >= config.vocabSize) report({ path: [field, i], message: `token ${token} is not below vocabSize ${config.vocabSize}`, hint: 'raise vocabSize, or name another token' });
     });
+  }
+  if (config.lookaheadMs > 0 && config.kvCheck !== 'none') {
+    report({ path: ['lookaheadMs'], message: 'blocks whose content is checked are computed pass by pass', hint: 'set kvCheck: none, or leave lookaheadMs out' });
   }
   if (config.eosProbability > 0 && config.eosTokenIds.length === 0) {
     report({ path: ['eosProbability'], message: 'there is no end-of-sequence token to draw', hint: 'set eosTokenIds' });

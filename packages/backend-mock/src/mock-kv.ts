@@ -106,6 +106,12 @@ export class MockKv {
   }
 }
 
+/** An arena whose blocks hold nothing: one byte each, so that they can still be moved. */
+export function emptyArena(totalBlocks: number, layoutFingerprint: string): KvArena {
+  const buffer = new SharedArrayBuffer(totalBlocks);
+  return { segments: [{ buffer, byteOffset: 0, lengthBytes: totalBlocks }], blockStrideBytes: 1, pieces: 1, pieceBytes: 1, pieceStrideBytes: 1, layoutFingerprint };
+}
+
 /** A well mixed 32-bit value from another one and a number. */
 export function mix(value: number, token: number): number {
   let x = Math.imul(value ^ (value >>> 15), 0x2c1b3c6d) ^ Math.imul(token + 1, 0x297a2d39);

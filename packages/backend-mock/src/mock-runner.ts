@@ -2,10 +2,13 @@ import type { Clock, Counter, ErrorData, KvArena, Logger, Timer } from '@armatur
 import { uniformDraw } from '@armature/engine-core';
 import type { ModelRunner, ModelRunnerInfo, SamplingSetup, StepBatch, StepResult } from '@armature/engine-core';
 import type { MockConfig } from './config.ts';
-import { MockKv, mix } from './mock-kv.ts';
-import { passMs } from './pass-time.ts';
+import { LookAhead } from './look-ahead.ts';
+import { MockKv, emptyArena, mix } from './mock-kv.ts';
+import { decodePassMs, passMs } from './pass-time.ts';
 
 const MAX_TOP = 20;
+/** Done at once, at most. */
+export const MAX_PASSES = 256;
 /** Each alternative is this much less likely than the one before: all together stay below 1. */
 const LOG_FALL = Math.log(0.45);
 const NO_TOKENS = new Int32Array(0);
@@ -19,6 +22,7 @@ export interface MockRunnerOptions {
   readonly corruptions: Counter;
 }
 
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 type StepDone = Parameters<ModelRunner['step']>[1];
 
 /**
@@ -28,9 +32,11 @@ type StepDone = Parameters<ModelRunner['step']>[1];
 export class MockRunner implements ModelRunner {
   readonly info: ModelRunnerInfo;
   readonly #options: MockRunnerOptions;
-  readonly #kv: MockKv;
+  /** Undefined: blocks hold nothing. */
+  readonly #kv: MockKv | undefined;
+  readonly #ahead: LookAhead | undefined;
   readonly #setups: (SamplingSetup | undefined)[];
-  readonly #result: StepResult & { rowErrors: Map<number, ErrorData> | undefined };
+  readonly #result: Omit<Mutable<StepResult>, 'rowErrors'> & { rowErrors: Map<number, ErrorData> | undefined };
   readonly #onPassed: () => void;
   #batch: StepBatch | undefined;
   #done: StepDone | undefined;
@@ -42,7 +48,8 @@ export class MockRunner implements ModelRunner {
     const { maxSequences, totalBlocks, vocabSize, maxModelTokens, eosTokenIds } = config;
     this.info = { modelFingerprint: `mock-${vocabSize}`, vocabSize, maxModelTokens, eosTokenIds, blockSize, totalBlocks };
     this.#options = options;
-    this.#kv = new MockKv(totalBlocks, blockSize, maxSequences);
+    this.#kv = config.kvCheck === 'none' ? undefined : new MockKv(totalBlocks, blockSize, maxSequences);
+    this.#ahead = config.lookaheadMs > 0 ? new LookAhead(config.lookaheadMs, MAX_PASSES) : undefined;
     this.#setups = Array.from({ length: maxSequences }, () => undefined);
     this.#result = {
       tokenIds: new Int32Array(maxSequences),
@@ -50,6 +57,7 @@ export class MockRunner implements ModelRunner {
       topTokenIds: new Int32Array(maxSequences * MAX_TOP),
       topLogprobs: new Float32Array(maxSequences * MAX_TOP),
       maxTopLogprobs: MAX_TOP,
+      passes: 1,
       rowErrors: undefined,
     };
     this.#onPassed = () => this.#passed();
@@ -66,25 +74,39 @@ export class MockRunner implements ModelRunner {
 
   openSequence(setup: SamplingSetup): void {
     this.#setups[setup.slot] = setup;
-    this.#kv.open(setup);
+    this.#kv?.open(setup);
   }
 
   closeSequence(slot: number): void {
     this.#setups[slot] = undefined;
-    this.#kv.close(slot);
+    this.#kv?.close(slot);
   }
 
   arena(): KvArena {
-    return this.#kv.arena(`mock-${this.info.vocabSize}-${this.info.blockSize}`);
+    const fingerprint = `mock-${this.info.vocabSize}-${this.info.blockSize}`;
+    return this.#kv === undefined ? emptyArena(this.info.totalBlocks, `${fingerprint}-empty`) : this.#kv.arena(fingerprint);
   }
 
   step(batch: StepBatch, done: StepDone): void {
     const { clock, config, blockSize } = this.#options;
     this.#batch = batch;
     this.#done = done;
+    if (this.#ahead !== undefined && batch.maxPasses !== undefined && batch.maxPasses > 1) {
+      const endsAtMs = this.#ahead.plan(batch, clock.nowMs(), (sequences, contextTokens) => decodePassMs(sequences, contextTokens, config, blockSize));
+      this.#timer = clock.setTimer(endsAtMs - clock.nowMs(), this.#onPassed);
+      return;
+    }
     const durationMs = passMs(batch, config, blockSize);
     if (durationMs === 0) clock.defer(this.#onPassed);
     else this.#timer = clock.setTimer(durationMs, this.#onPassed);
+  }
+
+  interrupt(): void {
+    const { clock } = this.#options;
+    const endsAtMs = this.#ahead?.shorten(clock.nowMs());
+    if (endsAtMs === undefined || this.#timer === undefined) return;
+    clock.clearTimer(this.#timer);
+    this.#timer = clock.setTimer(endsAtMs - clock.nowMs(), this.#onPassed);
   }
 
   async close(): Promise<void> {
@@ -101,22 +123,46 @@ export class MockRunner implements ModelRunner {
     this.#done = undefined;
     if (this.#isClosed || batch === undefined || done === undefined) return;
     this.#result.rowErrors = undefined;
+    this.#result.passes = 1;
+    if (this.#kv === undefined) this.#passEmpty(batch);
+    else this.#pass(batch, this.#kv);
+    done(this.#result, undefined);
+  }
+
+  /** Blocks hold nothing: a token follows from seed, choice and output index. */
+  #passEmpty(batch: StepBatch): void {
+    const count = batch.sequenceCount;
+    const passes = this.#ahead?.take() ?? 1;
+    this.#result.passes = passes;
+    if (this.#result.tokenIds.length < passes * count) this.#result.tokenIds = new Int32Array(passes * count * 2);
+    for (let row = 0; row < count; row++) {
+      if (batch.samples[row] !== 1) continue;
+      const index = batch.outputIndexes[row];
+      if (passes === 1) {
+        this.#sample(batch, row, index);
+        continue;
+      }
+      const setup = this.#setups[batch.slots[row]];
+      for (let pass = 0; pass < passes; pass++) this.#result.tokenIds[pass * count + row] = this.#draw(index + pass, index + pass, setup);
+    }
+  }
+
+  #pass(batch: StepBatch, kv: MockKv): void {
     let from = 0;
     for (let row = 0; row < batch.sequenceCount; row++) {
       const count = batch.queryLengths[row];
-      if (this.#isIntact(batch, row)) {
-        const value = this.#kv.compute(batch, row, from, count);
+      if (this.#isIntact(batch, row, kv)) {
+        const value = kv.compute(batch, row, from, count);
         if (batch.samples[row] === 1) this.#sample(batch, row, value);
       }
       from += count;
     }
-    done(this.#result, undefined);
   }
 
   /** Reads the sequence's KV as a real model would, and notices what a real one cannot. */
-  #isIntact(batch: StepBatch, row: number): boolean {
+  #isIntact(batch: StepBatch, row: number, kv: MockKv): boolean {
     const { config, corruptions, log } = this.#options;
-    const corruption = this.#kv.check(batch, row, config.kvCheck === 'tokens');
+    const corruption = kv.check(batch, row, config.kvCheck === 'tokens');
     if (corruption === undefined) return true;
     const message = `KV block ${corruption.block} does not hold what this sequence computed up to token ${corruption.position}`;
     corruptions.inc();
@@ -128,11 +174,14 @@ export class MockRunner implements ModelRunner {
 
   #sample(batch: StepBatch, row: number, value: number): void {
     const setup = this.#setups[batch.slots[row]];
-    const index = batch.outputIndexes[row];
-    const draw = setup !== undefined && setup.temperature > 0 ? uniformDraw(setup.seedLo, setup.seedHi, setup.choice, index) : 0;
-    const token = this.#token(mix(value, Math.floor(draw * 0x7fffffff)), index, setup);
+    const token = this.#draw(value, batch.outputIndexes[row], setup);
     this.#result.tokenIds[row] = token;
     if (setup !== undefined && setup.topLogprobs >= 0) this.#explain(row, token, value, setup.topLogprobs);
+  }
+
+  #draw(value: number, index: number, setup: SamplingSetup | undefined): number {
+    const draw = setup !== undefined && setup.temperature > 0 ? uniformDraw(setup.seedLo, setup.seedHi, setup.choice, index) : 0;
+    return this.#token(mix(value, Math.floor(draw * 0x7fffffff)), index, setup);
   }
 
   /** A likely token, and each alternative less likely than the one before. */

@@ -19,10 +19,15 @@ export function passMs(batch: StepBatch, config: MockConfig, blockSize: number):
     else decodes++;
     contextTokens += batch.contextLengths[i];
   }
-  const utilisation = Math.min(1, contextTokens / blockSize / config.totalBlocks);
   const [a, b, c] = config.prefillCoefficients;
-  const [d, e, f] = config.decodeCoefficients;
   const prefillMs = promptTokens === 0 ? 0 : (a * promptTokens + b) * promptTokens + c;
-  const decodeMs = decodes === 0 ? 0 : Math.max(DECODE_FLOOR_MS, (d * utilisation + e) * utilisation + f) / config.decodeSpeedup;
-  return (prefillMs + decodeMs) / config.speedup;
+  return prefillMs / config.speedup + decodePassMs(decodes, contextTokens, config, blockSize);
+}
+
+/** Of a pass that only decodes; all its sequences together hold `contextTokens`. */
+export function decodePassMs(sequences: number, contextTokens: number, config: MockConfig, blockSize: number): number {
+  if (sequences === 0) return 0;
+  const utilisation = Math.min(1, contextTokens / blockSize / config.totalBlocks);
+  const [d, e, f] = config.decodeCoefficients;
+  return Math.max(DECODE_FLOOR_MS, (d * utilisation + e) * utilisation + f) / config.decodeSpeedup / config.speedup;
 }

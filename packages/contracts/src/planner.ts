@@ -28,6 +28,8 @@ export interface TrafficReport {
   readonly promptTokens: number;
   readonly cachedTokens: number;
   readonly outputTokens: number;
+  /** Output tokens of the interval, by all requests, finished or not. */
+  readonly generatedTokens: number;
   readonly remotePrefills: number;
   /** Waiting to be placed at the end of the interval. */
   readonly queued: number;
@@ -128,6 +130,10 @@ export interface TrafficObservation {
   readonly promptTokens: number;
   /** Share of prompt tokens that nobody had to compute, 0 to 1. */
   readonly hitRate: number;
+  /**
+   * Mean output length: tokens generated over requests finished in the interval. The mean of the finished ones alone says too little for as long as a request
+   * lasts when outputs grow longer.
+   */
   readonly outputTokens: number;
   readonly queued: number;
   readonly finishedPerSecond: number;

@@ -19,6 +19,8 @@ export interface EngineCoreOptions {
   readonly maxWaiting: number;
   /** A pass that takes longer is reported as stuck. */
   readonly stepTimeoutMs: number;
+  /** Passes that the runner may do at once while nothing else happens; their tokens come together, at the end of the last one. Default 1. */
+  readonly maxPasses?: number;
   readonly roles?: EngineAbilities['roles'];
   /** Default `prefill`. */
   readonly firstToken?: EngineAbilities['firstToken'];
@@ -170,10 +172,10 @@ export class EngineCore implements EngineBackend {
   }
 
   #buildLoop(sizes: KvSizes, eosTokenIds: readonly number[]): PassLoop {
-    const { runner, clock, log, stepTimeoutMs } = this.#options;
+    const { runner, clock, log, stepTimeoutMs, maxPasses = 1 } = this.#options;
     const samplesPrefill = this.abilities.firstToken === 'prefill';
     const onRest = (): void => this.#checkRest();
-    return new PassLoop({ runner, clock, log, events: this.#events, sizes, stepTimeoutMs, eos: new Set(eosTokenIds), samplesPrefill, onRest });
+    return new PassLoop({ runner, clock, log, events: this.#events, sizes, stepTimeoutMs, maxPasses, eos: new Set(eosTokenIds), samplesPrefill, onRest });
   }
 
   #buildKv(loop: PassLoop): EngineKv {

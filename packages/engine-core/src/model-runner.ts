@@ -18,6 +18,11 @@ export interface StepBatch {
   readonly samples: Uint8Array;
   /** Per sequence: draws are f(seed, choice, output index). */
   readonly outputIndexes: Int32Array;
+  /**
+   * Passes that the runner may do at once, each sequence one token further in each; more than 1 only when all of them decode, and none can end or needs
+   * another block before the last one. Absent = 1.
+   */
+  readonly maxPasses?: number;
 }
 
 /** Rows follow the batch; only rows with `samples` 1 have meaning. Owned by the runner, valid until the next step. */
@@ -28,6 +33,8 @@ export interface StepResult {
   readonly topTokenIds: Int32Array;
   readonly topLogprobs: Float32Array;
   readonly maxTopLogprobs: number;
+  /** Passes done, absent = 1. With more, `tokenIds` has them one after the other: `[pass][sequence]`; logprobs are not asked for. */
+  readonly passes?: number;
   /** Rows that could not be computed, by row: their requests fail with the error, their blocks leave the prefix cache. */
   readonly rowErrors?: ReadonlyMap<number, ErrorData> | undefined;
 }
@@ -65,5 +72,7 @@ export interface ModelRunner {
   /** Calls `done` exactly once, never before return; no second step is posted before. */
   step(batch: StepBatch, done: (result: StepResult | undefined, error: ErrorData | undefined) => void): void;
   arena(): KvArena;
+  /** The batch is about to change: of several passes, those after the one that is running now are not to be done. Absent: it does one at a time. */
+  interrupt?(): void;
   close(): Promise<void>;
 }

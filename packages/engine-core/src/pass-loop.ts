@@ -10,6 +10,7 @@ import type { RequestGroup } from './request-group.ts';
 import { finishOf, samplingSetup } from './sampling-setup.ts';
 import { Scheduler } from './scheduler.ts';
 import { Sequence, SequenceState } from './sequence.ts';
+import { passesAhead } from './passes-ahead.ts';
 import { SlotTable } from './slot-table.ts';
 import { StepColumns } from './step-columns.ts';
 import { Watchdog } from './watchdog.ts';
@@ -21,6 +22,8 @@ export interface PassLoopOptions {
   readonly events: KvEventLog;
   readonly sizes: KvSizes;
   readonly stepTimeoutMs: number;
+  /** Passes that the runner may do at once. */
+  readonly maxPasses: number;
   readonly eos: ReadonlySet<number>;
   /** Prefill legs end with a token of this engine. */
   readonly samplesPrefill: boolean;
@@ -166,6 +169,7 @@ export class PassLoop {
 
   /** Runs a pass at the end of this tick, so that requests of one tick share it. */
   kick(): void {
+    if (this.#isStepping) this.#interrupt();
     if (this.#isStepping || this.#isKicked || this.#isClosed) return;
     this.#isKicked = true;
     this.#options.clock.defer(this.#onKick);
@@ -186,12 +190,18 @@ export class PassLoop {
     try {
       for (let i = 0; i < this.#batch.length; i++) this.#prepare(this.#batch[i]);
       this.#columns.fill(this.#batch, this.#options.samplesPrefill);
+      this.#columns.maxPasses = this.#options.maxPasses > 1 ? passesAhead(this.#batch, this.#sizes, this.#options) : 1;
       this.#options.runner.step(this.#columns, this.#onStepped);
     } catch (error) {
       this.#stepped(undefined, ArmatureError.from(error, 'ENGINE_STEP_FAILED').toData());
       return;
     }
     this.#flushTouched(); // prefill legs that have begun: their borrowers get ready while the pass runs
+  }
+
+  /** Who waits need not wait for passes that were to be done at once. */
+  #interrupt(): void {
+    if (this.#columns.maxPasses > 1) this.#options.runner.interrupt?.();
   }
 
   #prepare(sequence: Sequence): void {
@@ -208,6 +218,7 @@ export class PassLoop {
       return;
     }
     for (let row = 0; row < this.#batch.length; row++) this.#advance(this.#batch[row], result, row);
+    if (result.passes !== undefined) for (let pass = 1; pass < result.passes; pass++) this.#advanceAgain(result, pass * this.#batch.length);
     this.#flushTouched();
     if (this.scheduler.hasWork) this.#step();
     else this.#options.onRest();
@@ -239,6 +250,16 @@ export class PassLoop {
     this.#touch(group);
     group.push(sequence, finish, result, row);
     if (finish !== FinishCode.None || isPrefill) this.#finishSequence(sequence);
+  }
+
+  /** A further pass of several that were done at once. */
+  #advanceAgain(result: StepResult, from: number): void {
+    for (let row = 0; row < this.#batch.length; row++) {
+      const sequence = this.#batch[row];
+      if (sequence.state !== SequenceState.Running) continue; // cancelled meanwhile
+      sequence.scheduled = 1;
+      this.#advance(sequence, result, from + row);
+    }
   }
 
   #touch(group: RequestGroup): void {
@@ -317,7 +338,8 @@ export class PassLoop {
       if (sequence.state === SequenceState.Finished) continue;
       sequence.state = SequenceState.Finished;
       this.scheduler.remove(sequence);
-      if (!sequence.isInStep) this.#release(sequence);
+      if (sequence.isInStep) this.#interrupt();
+      else this.#release(sequence);
     }
   }
 

@@ -69,6 +69,7 @@ export class RequestGroup {
   push(sequence: Sequence, finish: FinishCode, result: StepResult, row: number): void {
     const batch = (this.#batch ??= newBatch(this.request));
     const at = this.#rows++;
+    if (at === batch.tokenIds.length) grow(batch);
     batch.tokenIds[at] = result.tokenIds[row];
     batch.finish[at] = finish;
     if (batch.choices !== undefined) batch.choices[at] = sequence.choice;
@@ -124,6 +125,21 @@ export class RequestGroup {
   #complain(error: unknown): void {
     this.#log.error('a request sink threw', { code: 'ENGINE_SINK_FAILED', request: this.request.id, error: String(error) });
   }
+}
+
+/** Several passes were done at once: no logprobs then. */
+function grow(batch: MutableBatch): void {
+  const rows = batch.tokenIds.length * 4;
+  const tokenIds = new Int32Array(rows);
+  tokenIds.set(batch.tokenIds);
+  const finish = new Uint8Array(rows).fill(FinishCode.None);
+  finish.set(batch.finish);
+  batch.tokenIds = tokenIds;
+  batch.finish = finish;
+  if (batch.choices === undefined) return;
+  const choices = new Uint8Array(rows);
+  choices.set(batch.choices);
+  batch.choices = choices;
 }
 
 type MutableBatch = { -readonly [K in keyof TokenBatch]: TokenBatch[K] };

@@ -13,6 +13,7 @@ export class StepColumns implements StepBatch {
   readonly maxBlocksPerSequence: number;
   readonly samples: Uint8Array;
   readonly outputIndexes: Int32Array;
+  maxPasses: number;
 
   constructor(maxSequences: number, maxBatchedTokens: number, maxBlocksPerSequence: number) {
     this.sequenceCount = 0;
@@ -24,6 +25,7 @@ export class StepColumns implements StepBatch {
     this.maxBlocksPerSequence = maxBlocksPerSequence;
     this.samples = new Uint8Array(maxSequences);
     this.outputIndexes = new Int32Array(maxSequences);
+    this.maxPasses = 1;
   }
 
   /** `samplesPrefill` false: a prefill leg whose first token is sampled elsewhere ends without a draw. */

@@ -1,5 +1,5 @@
 import { ArmatureError } from '@armature/contracts';
-import type { PlannedPool, PlannedState, WorkerRole } from '@armature/contracts';
+import type { PassColumns, PlannedPool, PlannedState, WorkerRole } from '@armature/contracts';
 import { latencyBucket, Measures } from './measures.ts';
 import { ModelWorker } from './model-worker.ts';
 import type { WorkerListener } from './model-worker.ts';
@@ -30,6 +30,10 @@ export interface FleetOptions {
   readonly drainMs: number;
   /** From the end of a worker's drain until it takes requests in another role. */
   readonly roleChangeMs: number;
+  /** Workers that play another pool's role at the beginning, beside the `replicas` of their own. */
+  readonly lent?: readonly { readonly from: string; readonly to: string; readonly workers: number }[];
+  /** Workers that were ordered before the beginning, and when they come. */
+  readonly starting?: readonly { readonly pool: string; readonly inMs: number }[];
 }
 
 /** Workers of a pool by what they do, and sums over those that take requests. */
@@ -105,6 +109,17 @@ export class FleetModel {
     options.pools.forEach((pool, i) => {
       for (let k = 0; k < pool.replicas; k++) this.#newMember(i).state = 'ready';
     });
+    for (const { from, to, workers } of options.lent ?? []) {
+      for (let k = 0; k < workers; k++) Object.assign(this.#newMember(this.#indexOf(from)), { state: 'ready', plays: this.#indexOf(to) });
+    }
+    for (const { pool, inMs } of options.starting ?? []) {
+      const member = this.#newMember(this.#indexOf(pool));
+      this.#desired[member.home]++;
+      this.#after(inMs, () => this.#join(member));
+    }
+    options.pools.forEach(({ pool }, i) => {
+      this.#desired[i] += (options.lent ?? []).filter(({ from }) => from === pool).reduce((sum, { workers }) => sum + workers, 0);
+    });
   }
 
   get nowMs(): number {
@@ -138,10 +153,23 @@ export class FleetModel {
     this.#pass(toMs);
   }
 
+  /** Passes of a pool's workers since the last call, the latest 16 of each. */
+  passes(poolName: string): PassColumns {
+    const rows: number[][] = [[], [], [], []];
+    const index = this.#indexOf(poolName);
+    for (const member of this.#members) {
+      if (member.plays !== index || member.state === 'gone') continue;
+      member.engine.takePasses((...values) => values.forEach((value, k) => rows[k].push(value)));
+    }
+    const [prefillTokens, decodeSequences, contextTokens, ms] = rows.map((row) => Float64Array.from(row));
+    return { prefillTokens, decodeSequences, contextTokens, ms };
+  }
+
   /** What happened since the last call. */
   measure(): Measures {
     const measures = this.#measures;
     this.#measures = new Measures();
+    for (const { engine } of this.#members) measures.generatedTokens += engine.takeGenerated();
     return measures;
   }
 
@@ -180,19 +208,21 @@ export class FleetModel {
   }
 
   /**
-   * Work that is there already, spread evenly: for questions that begin in the middle. Decoding sequences have got half of their output, on average;
-   * `random` gives the progress of each. It takes time and space and is not measured.
+   * Work that is there already, spread evenly: for questions that begin in the middle. Decoding sequences have got half of their output, on average, at
+   * `itlMs` per token, and are measured as the others; `random` gives the progress of each. Prompts that wait take time and are not measured: since when they
+   * wait is not known.
    */
-  preload(poolName: string, work: { readonly running: number; readonly prefillTokens: number; readonly promptTokens: number; readonly outputTokens: number }, random: () => number): void {
+  preload(poolName: string, work: { readonly running: number; readonly prefillTokens: number; readonly promptTokens: number; readonly outputTokens: number; readonly itlMs: number }, random: () => number): void {
     const index = this.#indexOf(poolName);
     const here = this.#members.filter(({ plays, state }) => plays === index && state === 'ready');
     if (here.length === 0) return;
     if (this.#roleOf(index) !== 'prefill') {
       for (let i = 0; i < work.running; i++) {
-        const sequence = newSequence(this.#nowMs, Math.max(1, Math.round(work.promptTokens)), 0, Math.max(2, Math.round(work.outputTokens)));
-        sequence.produced = 1 + Math.floor(random() * (sequence.outputTokens - 1));
-        sequence.firstTokenMs = this.#nowMs;
-        sequence.isCounted = false;
+        const outputTokens = Math.max(2, Math.round(work.outputTokens));
+        const produced = 1 + Math.floor(random() * (outputTokens - 1));
+        const sequence = newSequence(this.#nowMs - produced * work.itlMs, Math.max(1, Math.round(work.promptTokens)), 0, outputTokens);
+        sequence.produced = produced;
+        sequence.firstTokenMs = sequence.arrivedMs;
         this.#give(here[i % here.length], sequence, true);
       }
     }

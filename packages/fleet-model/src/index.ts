@@ -7,3 +7,5 @@ export { linearTiming, polynomialTiming, tableTiming } from './timing.ts';
 export type { LinearTimingOptions, PassTiming, Polynomial, PolynomialTimingOptions, TimingTable } from './timing.ts';
 export { arrivals, shiftPhases } from './traffic.ts';
 export type { Arrival, ShiftOptions, TrafficPhase } from './traffic.ts';
+export { decodeBatch, decodeRate, prefillRate } from './required.ts';
+export type { SteadyTraffic, WorkerShape } from './required.ts';

@@ -35,6 +35,8 @@ export class Measures {
   promptTokens = 0;
   cachedTokens = 0;
   outputTokens = 0;
+  /** By all requests, finished or not. */
+  generatedTokens = 0;
   remotePrefills = 0;
   withinObjective = 0;
   /** GPU time and money of all workers, start-up and drain included. */

@@ -17,6 +17,8 @@ export interface WorkerListener {
   finished(sequence: Sequence, atMs: number): void;
 }
 
+/** Passes that a worker remembers. */
+const REMEMBERED = 16;
 /** Decode passes are taken together up to this many: their context grows meanwhile. */
 const MAX_RUN = 64;
 
@@ -40,6 +42,10 @@ export class ModelWorker {
   #stepPasses: number;
   #stepPassMs: number;
   #stepPrefillTokens: number;
+  /** Rows of prefill tokens, sequences, context tokens, milliseconds. */
+  readonly #passes: Float64Array;
+  #remembered: number;
+  #generated: number;
 
   constructor(options: ModelWorkerOptions) {
     this.#options = options;
@@ -54,6 +60,9 @@ export class ModelWorker {
     this.#stepPasses = 0;
     this.#stepPassMs = 0;
     this.#stepPrefillTokens = 0;
+    this.#passes = new Float64Array(4 * REMEMBERED);
+    this.#remembered = 0;
+    this.#generated = 0;
   }
 
   /** Prompt tokens to compute. */
@@ -76,6 +85,20 @@ export class ModelWorker {
   /** When the step in progress ends; Infinity when there is none. */
   get stepEndsMs(): number {
     return this.#stepPasses === 0 ? Infinity : this.#stepStartMs + this.#stepPasses * this.#stepPassMs;
+  }
+
+  /** Output tokens since the last call. */
+  takeGenerated(): number {
+    const generated = this.#generated;
+    this.#generated = 0;
+    return generated;
+  }
+
+  /** Calls back with each of the latest passes and forgets them. */
+  takePasses(take: (prefillTokens: number, decodeSequences: number, contextTokens: number, ms: number) => void): void {
+    const p = this.#passes;
+    for (let i = 0; i < Math.min(REMEMBERED, this.#remembered); i++) take(p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]);
+    this.#remembered = 0;
   }
 
   /** A prompt to compute here. A run of decode passes is cut at the end of the pass in progress. */
@@ -137,7 +160,9 @@ export class ModelWorker {
     }
     const passes = prefillTokens > 0 ? 1 : Math.min(MAX_RUN, this.#decoding[0].endsAtPass - this.#pass);
     this.#stepPasses = passes;
-    this.#stepPassMs = timing.passMs(prefillTokens, decodes, this.#contextTokens + (decodes * (passes - 1)) / 2);
+    const contextTokens = this.#contextTokens + (decodes * (passes - 1)) / 2;
+    this.#stepPassMs = timing.passMs(prefillTokens, decodes, contextTokens);
+    this.#passes.set([prefillTokens, decodes, contextTokens, this.#stepPassMs], 4 * (this.#remembered++ % REMEMBERED));
   }
 
   #endStep(nowMs: number, listener: WorkerListener): void {
@@ -145,6 +170,7 @@ export class ModelWorker {
     this.#stepPasses = 0;
     this.#pass += passes;
     this.#contextTokens += passes * this.#decoding.length;
+    this.#generated += passes * this.#decoding.length;
     let sequence = this.#decoding[0];
     while (sequence !== undefined && sequence.endsAtPass <= this.#pass) {
       popHeap(this.#decoding);
@@ -169,6 +195,7 @@ export class ModelWorker {
       if (prompt.toPrefill > 0) break;
       this.#prompts.shift();
       prompt.produced++;
+      this.#generated++;
       if (Number.isNaN(prompt.firstTokenMs)) prompt.firstTokenMs = nowMs;
       const held = prompt.promptTokens + prompt.outputTokens;
       if (prompt.produced >= prompt.outputTokens) {

@@ -1,4 +1,6 @@
 export { deployment, servingPlugins } from './plugin.ts';
+export { ServingDeployment } from './deployment/deployment.ts';
+export type { LocalWorker } from './deployment/deployment.ts';
 export { deploymentSchema } from './deployment/schema.ts';
 export { always, conditional, never } from './policies/disaggregation.ts';
 export { ModelRuntime } from './execution/model-runtime.ts';

@@ -1,3 +1,4 @@
+import { ArmatureError } from '@armature/contracts';
 import type {
   Deployment,
   DeploymentContext,
@@ -8,6 +9,7 @@ import type {
   ModelFacts,
   ModelHandle,
   PlainData,
+  Random,
   Scope,
 } from '@armature/contracts';
 import { ModelRuntime } from '../execution/model-runtime.ts';
@@ -32,9 +34,17 @@ interface RunningModel {
 }
 
 interface RunningWorker {
+  readonly index: number;
   readonly host: WorkerHost;
   readonly scope: Scope;
   readonly config: WorkerConfig;
+}
+
+/** A worker of this process. */
+export interface LocalWorker {
+  readonly pool: string;
+  readonly index: number;
+  readonly host: WorkerHost;
 }
 
 /** The composition root: opens a scope per model and per worker, starts them, then the frontend. */
@@ -43,6 +53,8 @@ export class ServingDeployment implements Deployment, ModelDirectory {
   readonly #context: DeploymentContext;
   readonly #models = new Map<string, RunningModel>();
   readonly #records: RequestRecords;
+  /** Incarnations of each worker, by model, pool and index: a worker that starts again is another one. */
+  readonly #lives = new Map<string, Random>();
   #url: string | undefined;
   #adminUrl: string | undefined;
   #admin: HttpListener | undefined;
@@ -60,6 +72,53 @@ export class ServingDeployment implements Deployment, ModelDirectory {
 
   get(name: string): ModelHandle | undefined {
     return this.#models.get(name)?.runtime;
+  }
+
+  /** Workers that this process runs, those included that start or drain. */
+  localWorkers(model: string): readonly LocalWorker[] {
+    return this.#running(model).workers.map(({ config, index, host }) => ({ pool: config.name, index, host }));
+  }
+
+  /** Starts one more worker of a pool in this process; resolves when it serves. Throws `SERVING_WORKER_UNKNOWN`, or why it could not start. */
+  async startWorker(model: string, pool: string, index: number): Promise<WorkerHost> {
+    const running = this.#running(model);
+    const config = running.config.workers.find(({ name }) => name === pool);
+    const isTaken = running.workers.some((worker) => worker.config === config && worker.index === index);
+    if (config === undefined || isTaken) {
+      const message = isTaken ? `worker ${pool}/${index} of model "${model}" runs already` : `model "${model}" has no worker pool "${pool}"`;
+      throw new ArmatureError('SERVING_WORKER_UNKNOWN', message, { hint: `its pools: ${running.config.workers.map(({ name }) => name).join(', ')}` });
+    }
+    const before = new Set(running.workers);
+    try {
+      return (await this.#startWorker(running, config, index)).host;
+    } catch (error) {
+      const failed = running.workers.find((worker) => !before.has(worker) && worker.config === config && worker.index === index);
+      if (failed !== undefined) await this.#endWorker(running, failed, 0);
+      throw error;
+    }
+  }
+
+  /** Ends one worker of this process: it leaves discovery, its requests get `deadlineMs` to end, then move on. Throws `SERVING_WORKER_UNKNOWN`. */
+  async stopWorker(model: string, pool: string, index: number, deadlineMs: number): Promise<void> {
+    const running = this.#running(model);
+    const worker = running.workers.find(({ config, index: at }) => config.name === pool && at === index);
+    if (worker === undefined) {
+      throw new ArmatureError('SERVING_WORKER_UNKNOWN', `worker ${pool}/${index} of model "${model}" does not run in this process`, { hint: 'armature workers lists those that live' });
+    }
+    await this.#endWorker(running, worker, deadlineMs);
+  }
+
+  async #endWorker(model: RunningModel, worker: RunningWorker, deadlineMs: number): Promise<void> {
+    await worker.host.close(deadlineMs);
+    await worker.scope.close(CLOSE_DEADLINE_MS);
+    const at = model.workers.indexOf(worker);
+    if (at !== -1) model.workers.splice(at, 1);
+  }
+
+  #running(model: string): RunningModel {
+    const running = this.#models.get(model);
+    if (running !== undefined) return running;
+    throw new ArmatureError('SERVING_WORKER_UNKNOWN', `this process has no model "${model}"`, { hint: `it has: ${[...this.#models.keys()].join(', ')}` });
   }
 
   /** Workers first, then listeners: a client never meets a half-started server. On failure everything is closed again. */
@@ -162,9 +221,15 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     });
   }
 
-  async #startWorker(model: RunningModel, config: WorkerConfig, index: number): Promise<void> {
+  #livesOf(worker: string): Random {
+    const lives = this.#lives.get(worker) ?? this.#context.random.fork(`worker/${worker}`);
+    this.#lives.set(worker, lives);
+    return lives;
+  }
+
+  async #startWorker(model: RunningModel, config: WorkerConfig, index: number): Promise<RunningWorker> {
     const context = this.#context;
-    const lives = context.random.fork(`worker/${model.config.name}/${config.name}/${index}`);
+    const lives = this.#livesOf(`${model.config.name}/${config.name}/${index}`);
     const nextIncarnation = (): string => lives.u32().toString(16).padStart(8, '0');
     const incarnation = nextIncarnation();
     const name = `${config.name}/${index}`;
@@ -195,10 +260,12 @@ export class ServingDeployment implements Deployment, ModelDirectory {
       metrics: context.metrics,
       health: context.health,
     });
-    model.workers.push({ host, scope, config });
+    const worker = { index, host, scope, config };
+    model.workers.push(worker);
     await scope.start();
     host.checkEngine();
     await host.start(await this.#openKv(model.config.name, config, { index, incarnation, engine, kvbm }));
+    return worker;
   }
 
   /** Transfer agent, tiers and their manager for an engine that exposes its KV. */

@@ -121,7 +121,9 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
 
   tokens(attempt: Attempt, batch: TokenBatch, atMs: number): void {
     this.#output.push(batch);
-    if (this.#steps++ === 0) {
+    const isFirst = this.#steps === 0;
+    this.#steps += this.request.choices === 1 ? batch.count : 1; // engines may send several tokens at once
+    if (isFirst) {
       this.#firstTokenAtMs = atMs;
       this.record.ttftMs = atMs - this.startedAtMs;
     }
