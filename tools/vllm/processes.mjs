@@ -71,7 +71,7 @@ export class Child {
         return isReady();
       }, timeoutMs);
     } catch (error) {
-      throw new Error(`${error.message}\n${this.output.split('\n').slice(-40).join('\n')}`);
+      throw new Error(`${error.message}\n${this.output.split('\n').slice(-40).join('\n')}`, { cause: error });
     }
   }
 }

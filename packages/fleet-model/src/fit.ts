@@ -23,18 +23,17 @@ export interface FittedTiming {
 export function fitTiming(passes: PassColumns, prior?: LinearTimingOptions): FittedTiming | undefined {
   const rows = passes.ms.length;
   if (rows < MIN_PASSES) return undefined;
+  const isAny = (value: number): number => (value > 0 ? 1 : 0);
   const all = [
-    { name: 'prefillMsPerToken', of: (i: number) => passes.prefillTokens[i] },
-    { name: 'prefillMs', of: (i: number) => (passes.prefillTokens[i] > 0 ? 1 : 0) },
-    { name: 'decodeMsPerSequence', of: (i: number) => passes.decodeSequences[i] },
-    { name: 'decodeMsPerContextToken', of: (i: number) => passes.contextTokens[i] },
-    { name: 'decodeMs', of: (i: number) => (passes.decodeSequences[i] > 0 ? 1 : 0) },
+    { name: 'prefillMsPerToken', column: passes.prefillTokens },
+    { name: 'prefillMs', column: passes.prefillTokens.map(isAny) },
+    { name: 'decodeMsPerSequence', column: passes.decodeSequences },
+    { name: 'decodeMsPerContextToken', column: passes.contextTokens },
+    { name: 'decodeMs', column: passes.decodeSequences.map(isAny) },
   ] as const;
   const known: LinearTimingOptions = prior ?? { prefillMsPerToken: 0, prefillMs: 0, decodeMsPerSequence: 0, decodeMsPerContextToken: 0, decodeMs: 0 };
-  const used = all.filter(({ of }) => Array.from({ length: rows }, (_, i) => of(i)).some((value) => value !== 0));
-  const target = Float64Array.from({ length: rows }, (_, i) => passes.ms[i]);
-  const design = used.map(({ of }) => Float64Array.from({ length: rows }, (_, i) => of(i)));
-  const solved = leastSquares(design, target);
+  const used = all.filter(({ column }) => column.some((value) => value !== 0));
+  const solved = leastSquares(used.map(({ column }) => column), passes.ms);
   const coefficients = { ...known };
   const errors = { prefillMsPerToken: NaN, prefillMs: NaN, decodeMsPerSequence: NaN, decodeMsPerContextToken: NaN, decodeMs: NaN };
   used.forEach(({ name }, k) => {
@@ -63,7 +62,7 @@ interface Solution {
 /** Columns are orthogonalised one after the other (modified Gram–Schmidt), so that dependent ones show. */
 export function leastSquares(columns: readonly Float64Array[], target: Float64Array): Solution {
   const [n, k] = [target.length, columns.length];
-  const q = columns.map((column) => Float64Array.from(column));
+  const q = columns.map((column) => column.slice());
   const r = Array.from({ length: k }, () => new Float64Array(k));
   const isFree: boolean[] = [];
   for (let j = 0; j < k; j++) {

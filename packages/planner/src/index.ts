@@ -5,3 +5,14 @@ export { defaultTimingPrior, TimingBook, timingPriorSchema } from './policies/ti
 export type { KnownWorker, TimingPrior } from './policies/timing-book.ts';
 export { FleetGround, rewardOf } from './ground/fleet-ground.ts';
 export type { EpisodeResult, GroundOptions, GroundPool, GroundStep } from './ground/fleet-ground.ts';
+export { drawScenario, groundOf, priorOf, shiftScenario } from './ground/scenarios.ts';
+export type { Scenario } from './ground/scenarios.ts';
+export { PlannedGround } from './ground/planned-ground.ts';
+export type { PlannedStep, PlannerStages } from './ground/planned-ground.ts';
+export { GroundStages } from './ground/stages.ts';
+export { actions, decodeAction, Encoding, features } from './policies/rl/encoding.ts';
+export type { Encoded, Feature } from './policies/rl/encoding.ts';
+export { Network } from './policies/rl/network.ts';
+export type { LayerWeights, NetworkWeights } from './policies/rl/network.ts';
+export { RlPolicy } from './policies/rl/rl-policy.ts';
+export { rlPolicy, shippedWeights } from './policies/rl/plugin.ts';

@@ -20,6 +20,8 @@ export interface GroundOptions {
   readonly transferMsPerToken: number;
   readonly drainMs: number;
   readonly roleChangeMs: number;
+  /** Requests within the objective that are worth a GPU-hour (goal `goodput`) or a unit of money (goal `cost`): see `rewardOf`. */
+  readonly requestsPerUnit: number;
   /** The traffic of an episode. */
   readonly phases: (random: Random) => readonly TrafficPhase[];
 }
@@ -51,8 +53,8 @@ export interface EpisodeResult {
 const MISS_WEIGHT = 5;
 
 /**
- * Reward of an interval, without unit, about 0 to 1 per tick when all goes well. Each request within the objective earns 1, each miss beyond the share that the
- * quantile allows costs 5; a GPU-hour (goal `goodput`) or its price (goal `cost`) costs what `requestsPerUnit` requests earn.
+ * Reward of an interval, in requests. Each request within the objective earns 1, each miss beyond the share that the
+ * quantile allows costs 5; a GPU-hour (goal `goodput`) or its price (goal `cost`) costs as much as `requestsPerUnit` requests earn.
  */
 export function rewardOf(measures: Measures, objective: Objective, requestsPerUnit: number): number {
   const misses = measures.finished - measures.withinObjective;
@@ -115,7 +117,7 @@ export class FleetGround {
     }
     this.#fleet.advance(untilMs);
     const measures = this.#fleet.measure();
-    const reward = rewardOf(measures, objective, this.#requestsPerUnit());
+    const reward = rewardOf(measures, objective, this.#options.requestsPerUnit);
     this.#reward += reward;
     addTo(this.#totals, measures);
     return { observation: this.#observe(measures), reward, done: untilMs >= durationMs, measures };
@@ -125,11 +127,6 @@ export class FleetGround {
     const { arrived, finished, withinObjective, gpuMs, cost } = this.#totals;
     const gpuHours = gpuMs / 3_600_000;
     return { arrived, finished, withinObjective, gpuHours, cost, goodputPerGpuHour: withinObjective / gpuHours, violations: 1 - withinObjective / Math.max(1, arrived), reward: this.#reward };
-  }
-
-  /** What a unit of cost weighs: a fifth of the requests that a GPU serves when the fleet is right, so that latencies come first. */
-  #requestsPerUnit(): number {
-    return 400;
   }
 
   #newFleet(): FleetModel {

@@ -6,6 +6,8 @@ import type { LinearTimingOptions, PassTiming } from '@armature/fleet-model';
 const REMEMBERED = 512;
 /** A fit is believed from so many passes on, when its residuals are below this share of the mean pass. */
 const [MIN_PASSES, MAX_RESIDUAL] = [32, 0.3];
+/** Passes after which a fit is made anew. */
+const REFIT_PASSES = REMEMBERED;
 
 export interface TimingPrior extends LinearTimingOptions {
   readonly maxSequences: number;
@@ -37,41 +39,51 @@ export interface KnownWorker extends WorkerCapacity {
   readonly passes: number;
 }
 
+interface PoolPasses {
+  readonly passes: PassColumns;
+  /** Passes that came since the last fit. */
+  readonly unfitted: number;
+  readonly known: KnownWorker | undefined;
+}
+
 /** What is known of the workers of each pool: fitted from the passes they report, the configured prior before and where passes are silent. */
 export class TimingBook {
   readonly #priors: Readonly<Record<string, TimingPrior>>;
-  readonly #pools: Map<string, PassColumns>;
+  readonly #pools: Map<string, PoolPasses>;
 
   constructor(priors: Readonly<Record<string, TimingPrior>>) {
     this.#priors = priors;
     this.#pools = new Map();
   }
 
-  learn(pool: PoolObservation): void {
-    if (pool.passes.ms.length === 0) return;
-    const old = this.#pools.get(pool.pool);
-    this.#pools.set(pool.pool, old === undefined ? tail(pool.passes) : tail(joined(old, pool.passes)));
+  learn({ pool, passes }: PoolObservation): void {
+    if (passes.ms.length === 0) return;
+    const old = this.#pools.get(pool);
+    this.#pools.set(pool, { passes: joined(old?.passes, passes), unfitted: (old?.unfitted ?? 0) + passes.ms.length, known: old?.known });
   }
 
   worker(pool: PoolObservation): KnownWorker {
     const prior = this.#priors[pool.hardware] ?? this.#priors['default'] ?? defaultTimingPrior;
-    const capacity = pool.capacity ?? prior;
+    const { maxSequences, maxBatchedTokens, kvTokens } = pool.capacity ?? prior;
     const seen = this.#pools.get(pool.pool);
-    const fitted = seen !== undefined && seen.ms.length >= MIN_PASSES ? fitTiming(seen, prior) : undefined;
-    const isGood = fitted !== undefined && fitted.residualShare <= MAX_RESIDUAL && Object.values(fitted.coefficients).every((value) => Number.isFinite(value));
-    const { maxSequences, maxBatchedTokens, kvTokens } = capacity;
-    return { timing: isGood ? fitted.timing : linearTiming(prior), passes: isGood ? fitted.passes : 0, maxSequences, maxBatchedTokens, kvTokens };
+    if (seen === undefined || seen.passes.ms.length < MIN_PASSES) return { timing: linearTiming(prior), passes: 0, maxSequences, maxBatchedTokens, kvTokens };
+    if (seen.known !== undefined && seen.unfitted < REFIT_PASSES) return { ...seen.known, maxSequences, maxBatchedTokens, kvTokens };
+    const fitted = fitTiming(seen.passes, prior);
+    const good = fitted !== undefined && fitted.residualShare <= MAX_RESIDUAL && Object.values(fitted.coefficients).every((value) => Number.isFinite(value)) ? fitted : undefined;
+    const known = { timing: good?.timing ?? linearTiming(prior), passes: good?.passes ?? 0, maxSequences, maxBatchedTokens, kvTokens };
+    this.#pools.set(pool.pool, { passes: seen.passes, unfitted: 0, known });
+    return known;
   }
 }
 
-const names = ['prefillTokens', 'decodeSequences', 'contextTokens', 'ms'] as const;
-
-function joined(a: PassColumns, b: PassColumns): PassColumns {
-  const column = (name: (typeof names)[number]): Float64Array => Float64Array.of(...a[name], ...b[name]);
+/** The newest of both. */
+function joined(old: PassColumns | undefined, added: PassColumns): PassColumns {
+  const column = (name: 'prefillTokens' | 'decodeSequences' | 'contextTokens' | 'ms'): Float64Array => {
+    const before = old?.[name] ?? new Float64Array(0);
+    const all = new Float64Array(before.length + added[name].length);
+    all.set(before);
+    all.set(added[name], before.length);
+    return all.slice(-REMEMBERED);
+  };
   return { prefillTokens: column('prefillTokens'), decodeSequences: column('decodeSequences'), contextTokens: column('contextTokens'), ms: column('ms') };
-}
-
-function tail(passes: PassColumns): PassColumns {
-  const from = Math.max(0, passes.ms.length - REMEMBERED);
-  return { prefillTokens: passes.prefillTokens.slice(from), decodeSequences: passes.decodeSequences.slice(from), contextTokens: passes.contextTokens.slice(from), ms: passes.ms.slice(from) };
 }
