@@ -9,7 +9,7 @@ export interface WhatIfOptions {
   readonly traffic: SteadyTraffic;
   readonly workers: ReadonlyMap<string, KnownWorker>;
   readonly horizonMs: number;
-  /** Longer horizons are cut to so many requests. */
+  /** Longer horizons are cut to so many requests, and start-ups by the same share: what a change costs until it helps stays the same part of the horizon. */
   readonly maxRequests: number;
   readonly transferMs: number;
   readonly transferMsPerToken: number;
@@ -30,12 +30,15 @@ export class WhatIf {
   readonly #options: WhatIfOptions;
   readonly #requests: readonly Arrival[];
   readonly #horizonMs: number;
+  /** What is left of the horizon asked for. */
+  readonly #share: number;
   readonly #seen: Map<string, PlannedOutcome>;
 
   constructor(options: WhatIfOptions) {
     this.#options = options;
     const { traffic, maxRequests, horizonMs } = options;
     this.#horizonMs = traffic.requestsPerSecond > 0 ? Math.min(horizonMs, (1000 * maxRequests) / traffic.requestsPerSecond) : horizonMs;
+    this.#share = horizonMs > 0 ? this.#horizonMs / horizonMs : 1;
     this.#requests = [...arrivals([{ ...traffic, untilMs: this.#horizonMs }], options.random.fork('arrivals'))];
     this.#seen = new Map();
   }
@@ -85,7 +88,7 @@ export class WhatIf {
 
   #fleet(): FleetModel {
     const { observation, objective, traffic, workers, transferMs, transferMsPerToken, drainMs, starting, random } = this.#options;
-    const pools = observation.pools.map((pool): FleetPool => ({ ...pool, ...(workers.get(pool.pool) as KnownWorker), replicas: pool.ready }));
+    const pools = observation.pools.map((pool): FleetPool => ({ ...pool, ...(workers.get(pool.pool) as KnownWorker), startupMs: pool.startupMs * this.#share, replicas: pool.ready }));
     const fleet = new FleetModel({
       pools,
       objective: { ttftMs: objective.ttftMs, itlMs: objective.itlMs },
@@ -95,7 +98,7 @@ export class WhatIf {
       drainMs,
       roleChangeMs: 1_000,
       lent: lentNow(observation),
-      starting,
+      starting: starting.map(({ pool, inMs }) => ({ pool, inMs: inMs * this.#share })),
     });
     const progress = random.fork('progress');
     for (const pool of observation.pools) {
