@@ -9,6 +9,16 @@ import type { WorkerRole } from './worker.ts';
 export const latencyBucketBoundsMs: Float64Array = Float64Array.from({ length: 353 }, (_, i) => (i === 352 ? Infinity : 0.25 * 2 ** (i / 16)));
 
 /**
+ * Lengths of single requests as columns of equal length. Means alone say neither how uneven requests are nor that long prompts have short answers; both decide
+ * how much KV is held at once.
+ */
+export interface RequestSamples {
+  readonly promptTokens: Float64Array;
+  readonly cachedTokens: Float64Array;
+  readonly outputTokens: Float64Array;
+}
+
+/**
  * What one frontend process saw of one model's traffic over one interval; published under `traffic/MODEL`. Sums and counts, so that several frontends add
  * up. `sequence` counts the reports of this source from 1: a gap means that reports were lost.
  */
@@ -39,6 +49,8 @@ export interface TrafficReport {
   readonly itl: Uint32Array;
   /** Finished requests that met the objectives of their model; equal to `finished` where there are none. */
   readonly withinObjective: number;
+  /** Some of the finished requests, newest last, at most 64. Left out: lengths are taken as log-normal around their means. */
+  readonly samples?: RequestSamples;
 }
 
 /**
@@ -143,6 +155,8 @@ export interface TrafficObservation {
   readonly itlMs: number;
   /** Share of finished requests within the objective, 0 to 1. */
   readonly attainment: number;
+  /** Of all frontends together. */
+  readonly samples?: RequestSamples;
 }
 
 export interface PlannerObservation {

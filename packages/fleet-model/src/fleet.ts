@@ -36,6 +36,18 @@ export interface FleetOptions {
   readonly starting?: readonly { readonly pool: string; readonly inMs: number }[];
 }
 
+/** What a pool has to do at the beginning. */
+export interface PreloadedWork {
+  /** Sequences that decode. */
+  readonly running: number;
+  /** Prompt tokens that wait. */
+  readonly prefillTokens: number;
+  /** Lengths of the next sequence of them. */
+  readonly lengths: () => { readonly promptTokens: number; readonly outputTokens: number };
+  /** How long their tokens took so far. */
+  readonly itlMs: number;
+}
+
 /** Workers of a pool by what they do, and sums over those that take requests. */
 export interface FleetPoolState {
   readonly pool: string;
@@ -212,15 +224,16 @@ export class FleetModel {
    * `itlMs` per token, and are measured as the others; `random` gives the progress of each. Prompts that wait take time and are not measured: since when they
    * wait is not known.
    */
-  preload(poolName: string, work: { readonly running: number; readonly prefillTokens: number; readonly promptTokens: number; readonly outputTokens: number; readonly itlMs: number }, random: () => number): void {
+  preload(poolName: string, work: PreloadedWork, random: () => number): void {
     const index = this.#indexOf(poolName);
     const here = this.#members.filter(({ plays, state }) => plays === index && state === 'ready');
     if (here.length === 0) return;
     if (this.#roleOf(index) !== 'prefill') {
       for (let i = 0; i < work.running; i++) {
-        const outputTokens = Math.max(2, Math.round(work.outputTokens));
+        const lengths = work.lengths();
+        const outputTokens = Math.max(2, Math.round(lengths.outputTokens));
         const produced = 1 + Math.floor(random() * (outputTokens - 1));
-        const sequence = newSequence(this.#nowMs - produced * work.itlMs, Math.max(1, Math.round(work.promptTokens)), 0, outputTokens);
+        const sequence = newSequence(this.#nowMs - produced * work.itlMs, Math.max(1, Math.round(lengths.promptTokens)), 0, outputTokens);
         sequence.produced = produced;
         sequence.firstTokenMs = sequence.arrivedMs;
         this.#give(here[i % here.length], sequence, true);
@@ -228,8 +241,9 @@ export class FleetModel {
     }
     let left = work.prefillTokens;
     for (let i = 0; left > 0; i++) {
-      const tokens = Math.min(left, Math.max(1, Math.round(work.promptTokens)));
-      const sequence = newSequence(this.#nowMs, tokens, 0, Math.max(1, Math.round(work.outputTokens)));
+      const { promptTokens, outputTokens } = work.lengths();
+      const tokens = Math.min(left, Math.max(1, Math.round(promptTokens)));
+      const sequence = newSequence(this.#nowMs, tokens, 0, Math.max(1, Math.round(outputTokens)));
       sequence.isCounted = false;
       this.#give(here[i % here.length], sequence, false);
       left -= tokens;
@@ -358,6 +372,7 @@ export class FleetModel {
     measures.promptTokens += sequence.promptTokens;
     measures.cachedTokens += sequence.cachedTokens;
     measures.outputTokens += sequence.outputTokens;
+    measures.sample(sequence.promptTokens, sequence.cachedTokens, sequence.outputTokens);
     if (sequence.outputTokens > 1) measures.itl[latencyBucket(itlMs)]++;
     if (ttftMs <= objective.ttftMs && itlMs <= objective.itlMs) measures.withinObjective++;
   }

@@ -27,6 +27,8 @@ export function latencyQuantile(counts: ArrayLike<number>, quantile: number): nu
   return latencyBucketBoundsMs[BUCKETS - 2];
 }
 
+const SAMPLES = 64;
+
 /** What happened between two looks. */
 export class Measures {
   arrived = 0;
@@ -42,6 +44,14 @@ export class Measures {
   /** GPU time and money of all workers, start-up and drain included. */
   gpuMs = 0;
   cost = 0;
+  /** The latest of the finished requests: prompt, cached and output tokens, `SAMPLES` of each at most. */
+  readonly samples: [number, number, number][] = [];
   readonly ttft = new Uint32Array(BUCKETS);
   readonly itl = new Uint32Array(BUCKETS);
+
+  /** A request has finished. */
+  sample(promptTokens: number, cachedTokens: number, outputTokens: number): void {
+    if (this.samples.length === SAMPLES) this.samples.shift();
+    this.samples.push([promptTokens, cachedTokens, outputTokens]);
+  }
 }

@@ -1,4 +1,5 @@
-import type { Random } from '@armature/contracts';
+import type { Random, RequestSamples } from '@armature/contracts';
+import type { SteadyTraffic } from './required.ts';
 
 /** One request of a traffic. */
 export interface Arrival {
@@ -17,6 +18,12 @@ export interface TrafficPhase {
   readonly outputTokens: number;
   /** Share of prompt tokens that are cached. */
   readonly hitRate: number;
+}
+
+export interface Lengths {
+  readonly promptTokens: number;
+  readonly cachedTokens: number;
+  readonly outputTokens: number;
 }
 
 export interface ShiftOptions {
@@ -81,4 +88,47 @@ export function* arrivals(phases: readonly TrafficPhase[], random: Random, fromM
 function length(mean: number, random: Random): number {
   const normal = Math.sqrt(-2 * Math.log(1 - random.next())) * Math.cos(2 * Math.PI * random.next());
   return Math.max(1, Math.round(mean * Math.exp(LENGTH_SIGMA * normal - (LENGTH_SIGMA * LENGTH_SIGMA) / 2)));
+}
+
+/**
+ * Draws lengths that go together as those of requests seen, stretched so that their means are those of `traffic`. `weight`: how often a sample is drawn, for
+ * example its output length for those that run just now, of which long ones are more.
+ */
+export function lengthsLike(samples: RequestSamples, traffic: SteadyTraffic, random: Random, weight: (sample: number) => number = () => 1): () => Lengths {
+  const count = samples.promptTokens.length;
+  const mean = (column: (i: number) => number): number => {
+    let sum = 0;
+    for (let i = 0; i < count; i++) sum += column(i);
+    return sum / count;
+  };
+  const uncached = (i: number): number => samples.promptTokens[i] - samples.cachedTokens[i];
+  const stretch = (wanted: number, seen: number): number => (seen > 0 ? wanted / seen : 1);
+  const prompts = stretch(traffic.promptTokens, mean((i) => samples.promptTokens[i]));
+  const computed = stretch(traffic.promptTokens * (1 - traffic.hitRate), mean(uncached));
+  const outputs = stretch(traffic.outputTokens, mean((i) => samples.outputTokens[i]));
+  const upTo = new Float64Array(count);
+  for (let i = 0, sum = 0; i < count; i++) upTo[i] = sum += weight(i);
+  return () => {
+    const at = random.next() * upTo[count - 1];
+    let [low, high] = [0, count - 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (upTo[middle] > at) high = middle;
+      else low = middle + 1;
+    }
+    const promptTokens = Math.max(1, Math.round(samples.promptTokens[low] * prompts));
+    const toCompute = Math.min(promptTokens, Math.max(1, Math.round(uncached(low) * computed)));
+    return { promptTokens, cachedTokens: promptTokens - toCompute, outputTokens: Math.max(1, Math.round(samples.outputTokens[low] * outputs)) };
+  };
+}
+
+/** Poisson arrivals of such requests until `untilMs`. */
+export function* arrivalsLike(samples: RequestSamples, traffic: SteadyTraffic, untilMs: number, random: Random): Generator<Arrival> {
+  if (!(traffic.requestsPerSecond > 0)) return;
+  const next = lengthsLike(samples, traffic, random.fork('lengths'));
+  for (let atMs = 0; ; ) {
+    atMs += (-Math.log(1 - random.next()) / traffic.requestsPerSecond) * 1000;
+    if (atMs >= untilMs) return;
+    yield { atMs, ...next() };
+  }
 }

@@ -1,7 +1,7 @@
 import { latencyBucketBoundsMs } from '@armature/contracts';
-import type { Objective, PlannedPool, PlannedState, PlannerObservation, Random, WorkerCapacity } from '@armature/contracts';
-import { arrivals, FleetModel, latencyQuantile, Measures } from '@armature/fleet-model';
-import type { Arrival, FleetOptions, FleetPool, PassTiming, TrafficPhase } from '@armature/fleet-model';
+import type { Objective, PlannedPool, PlannedState, PlannerObservation, Random, RequestSamples, WorkerCapacity } from '@armature/contracts';
+import { FleetModel, latencyQuantile, Measures } from '@armature/fleet-model';
+import type { Arrival, FleetOptions, FleetPool, PassTiming } from '@armature/fleet-model';
 
 export interface GroundPool extends PlannedPool {
   readonly capacity: WorkerCapacity;
@@ -22,8 +22,8 @@ export interface GroundOptions {
   readonly roleChangeMs: number;
   /** Requests within the objective that are worth a GPU-hour (goal `goodput`) or a unit of money (goal `cost`): see `rewardOf`. */
   readonly requestsPerUnit: number;
-  /** The traffic of an episode. */
-  readonly phases: (random: Random) => readonly TrafficPhase[];
+  /** The traffic of an episode, in order of time. */
+  readonly requests: (random: Random) => Iterable<Arrival>;
 }
 
 export interface GroundStep {
@@ -93,7 +93,7 @@ export class FleetGround {
 
   reset(seed: number): PlannerObservation {
     const random = this.#random.fork(`episode ${seed}`);
-    this.#requests = arrivals(this.#options.phases(random.fork('phases')), random.fork('arrivals'));
+    this.#requests = this.#options.requests(random)[Symbol.iterator]();
     this.#next = this.#requests.next().value as Arrival | undefined;
     this.#fleet = this.#newFleet();
     this.#tick = 0;
@@ -164,6 +164,7 @@ export class FleetGround {
         ttftMs: latencyQuantile(measures.ttft, objective.quantile),
         itlMs: latencyQuantile(measures.itl, objective.quantile),
         attainment: per(measures.withinObjective, measures.finished),
+        samples: samplesOf(measures),
       },
       pools: pools.map(({ timing: _timing, replicas: _replicas, ...pool }, i) => {
         const { claimedTokens, kvTokens, ...state } = states[i];
@@ -173,6 +174,11 @@ export class FleetGround {
       problems: [],
     };
   }
+}
+
+function samplesOf({ samples }: Measures): RequestSamples {
+  const column = (k: 0 | 1 | 2): Float64Array => Float64Array.from(samples, (sample) => sample[k]);
+  return { promptTokens: column(0), cachedTokens: column(1), outputTokens: column(2) };
 }
 
 function addTo(total: Measures, part: Measures): void {

@@ -1,6 +1,6 @@
 import type { Objective, Random } from '@armature/contracts';
-import { decodeRate, polynomialTiming, prefillRate, shiftPhases } from '@armature/fleet-model';
-import type { TrafficPhase } from '@armature/fleet-model';
+import { arrivals, decodeRate, polynomialTiming, prefillRate, shiftPhases } from '@armature/fleet-model';
+import type { Arrival } from '@armature/fleet-model';
 import type { TimingPrior } from '../policies/timing-book.ts';
 import type { GroundOptions, GroundPool } from './fleet-ground.ts';
 
@@ -79,8 +79,8 @@ function worthOf(scenario: Scenario): number {
   return 1_800 / (1 / prefillRate(worker, traffic) + 1 / decodeRate(worker, traffic, itlMs));
 }
 
-/** `phases`: traffic of another kind than the scenario's shifts. */
-export function groundOf(scenario: Scenario, replicas: { readonly prefill: number; readonly decode: number }, phases?: (random: Random) => readonly TrafficPhase[]): GroundOptions {
+/** `requests`: traffic of another kind than the scenario's shifts. */
+export function groundOf(scenario: Scenario, replicas: { readonly prefill: number; readonly decode: number }, requests?: (random: Random) => Iterable<Arrival>): GroundOptions {
   const timing = polynomialTiming({ prefill: PREFILL, decode: DECODE, kvTokens: KV_TOKENS, speedup: scenario.speed });
   const pool = (role: 'prefill' | 'decode'): GroundPool => ({
     pool: role,
@@ -107,6 +107,6 @@ export function groundOf(scenario: Scenario, replicas: { readonly prefill: numbe
     drainMs: 180_000,
     roleChangeMs: 1_000,
     requestsPerUnit: worthOf(scenario),
-    phases: phases ?? ((random) => shiftPhases(scenario, random)),
+    requests: requests ?? ((random) => arrivals(shiftPhases(scenario, random.fork('phases')), random.fork('arrivals'))),
   };
 }

@@ -12,16 +12,13 @@ export class GroundStages implements PlannerStages {
 
   forecast({ traffic, intervalMs }: PlannerObservation): Forecast {
     const { requestsPerSecond, promptTokens, outputTokens, hitRate } = traffic;
-    if (Number.isFinite(requestsPerSecond)) {
-      const isJump = !(Math.abs(requestsPerSecond - this.#rate) <= RATE_JUMP * this.#rate);
-      this.#rate = isJump ? requestsPerSecond : this.#rate + RATE_GAIN * (requestsPerSecond - this.#rate);
-    }
+    this.#rate = level(this.#rate, requestsPerSecond);
     if (Number.isFinite(outputTokens)) {
       const seen = Math.log(Math.min(MOST_OUTPUT, Math.max(1, outputTokens)));
       this.#output = Number.isNaN(this.#output) ? Math.exp(seen) : Math.exp(Math.log(this.#output) + LENGTH_GAIN * (seen - Math.log(this.#output)));
     }
-    if (Number.isFinite(promptTokens)) this.#prompt = promptTokens;
-    if (Number.isFinite(hitRate)) this.#hit = hitRate;
+    this.#prompt = level(this.#prompt, promptTokens);
+    this.#hit = level(this.#hit, hitRate);
     const around = (mean: number): Interval => ({ mean, low: mean * (1 - DOUBT), high: mean * (1 + DOUBT) });
     return { horizonMs: 4 * intervalMs, requestsPerSecond: around(this.#rate), promptTokens: around(this.#prompt), outputTokens: around(this.#output), hitRate: around(this.#hit) };
   }
@@ -38,4 +35,11 @@ export class GroundStages implements PlannerStages {
     );
     return { ...state, replicas };
   }
+}
+
+/** Follows slowly, and at once where what is seen is far off. */
+function level(before: number, seen: number): number {
+  if (!Number.isFinite(seen)) return before;
+  const isJump = !(Math.abs(seen - before) <= RATE_JUMP * before);
+  return isJump ? seen : before + RATE_GAIN * (seen - before);
 }

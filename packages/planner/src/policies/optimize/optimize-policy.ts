@@ -1,6 +1,7 @@
 import type { PlannedCandidate, PlannedState, PlannerInput, PlannerObservation, PlannerPolicy, PlannerProposal, PoolObservation, Random } from '@armature/contracts';
 import { decodeRate, prefillRate } from '@armature/fleet-model';
 import type { SteadyTraffic } from '@armature/fleet-model';
+import { SampleBook } from '../sample-book.ts';
 import { TimingBook } from '../timing-book.ts';
 import type { KnownWorker, TimingPrior } from '../timing-book.ts';
 import { search, scoreOf } from './search.ts';
@@ -31,6 +32,7 @@ export class OptimizePolicy implements PlannerPolicy {
   readonly #config: OptimizeConfig;
   readonly #random: Random;
   readonly #book: TimingBook;
+  readonly #samples: SampleBook;
   /** When the workers of each pool that have not come yet were first seen on their way. */
   readonly #ordered: Map<string, number[]>;
 
@@ -38,12 +40,14 @@ export class OptimizePolicy implements PlannerPolicy {
     this.#config = config;
     this.#random = random;
     this.#book = new TimingBook(config.hardware);
+    this.#samples = new SampleBook();
     this.#ordered = new Map();
   }
 
   propose(input: PlannerInput): PlannerProposal {
     const { observation, objective } = input;
     for (const pool of observation.pools) this.#book.learn(pool);
+    this.#samples.learn(observation.traffic.samples);
     const starting = observation.pools.flatMap((pool) => this.#onTheWay(pool, observation.atMs));
     const now = stateOf(observation);
     const traffic = this.#traffic(input);
@@ -56,7 +60,7 @@ export class OptimizePolicy implements PlannerPolicy {
     // Long enough for what is ordered now to come, and for the requests that arrive meanwhile to have filled the fleet.
     const startupMs = Math.max(...observation.pools.map((pool) => pool.startupMs));
     const stayMs = traffic.outputTokens * objective.itlMs;
-    const whatIf = new WhatIf({ observation, objective, traffic, workers, horizonMs: Math.max(horizonMs, 2 * startupMs, startupMs + RESIDENCES * stayMs), maxRequests, transferMs, transferMsPerToken, drainMs, starting, random: this.#random.fork('what-if') });
+    const whatIf = new WhatIf({ observation, objective, traffic, samples: this.#samples.samples, workers, horizonMs: Math.max(horizonMs, 2 * startupMs, startupMs + RESIDENCES * stayMs), maxRequests, transferMs, transferMsPerToken, drainMs, starting, random: this.#random.fork('what-if') });
     const guessed = guess(observation, workers, traffic, objective.itlMs);
     const options = { pools: observation.pools, objective, outcome: (state: PlannedState) => whatIf.outcome(state), budget: evaluations, thresholdTokens: observation.thresholdTokens, referenceCost: costOf(observation, guessed) };
     const candidates = search([now, guessed], options);

@@ -94,8 +94,10 @@ function neighbours(state: PlannedState, { pools, thresholdTokens }: SearchOptio
   return all;
 }
 
+/** One worker more or fewer lent; what is lent the other way comes back first. */
 function lendings(state: PlannedState, from: string, to: string): PlannedState[] {
-  const others = state.lent.filter((entry) => entry.from !== from || entry.to !== to);
-  const workers = state.lent.find((entry) => entry.from === from && entry.to === to)?.workers ?? 0;
-  return [workers + 1, workers - 1].filter((count) => count >= 0).map((count) => ({ ...state, lent: count === 0 ? others : [...others, { from, to, workers: count }] }));
+  const workers = (of: string, toward: string): number => state.lent.find((entry) => entry.from === of && entry.to === toward)?.workers ?? 0;
+  const others = state.lent.filter((entry) => !((entry.from === from && entry.to === to) || (entry.from === to && entry.to === from)));
+  const net = workers(from, to) - workers(to, from);
+  return [net + 1, net - 1].map((count) => ({ ...state, lent: count === 0 ? others : [...others, count > 0 ? { from, to, workers: count } : { from: to, to: from, workers: -count }] }));
 }

@@ -1,5 +1,5 @@
-import type { Objective, PlannedOutcome, PlannedState, PlannerObservation, Random } from '@armature/contracts';
-import { arrivals, FleetModel, latencyQuantile } from '@armature/fleet-model';
+import type { Objective, PlannedOutcome, PlannedState, PlannerObservation, Random, RequestSamples } from '@armature/contracts';
+import { arrivals, arrivalsLike, FleetModel, latencyQuantile, lengthsLike } from '@armature/fleet-model';
 import type { Arrival, FleetPool, SteadyTraffic } from '@armature/fleet-model';
 import type { KnownWorker } from '../timing-book.ts';
 
@@ -7,6 +7,8 @@ export interface WhatIfOptions {
   readonly observation: PlannerObservation;
   readonly objective: Objective;
   readonly traffic: SteadyTraffic;
+  /** How lengths go together; undefined: log-normal around the means, each by itself. */
+  readonly samples?: RequestSamples | undefined;
   readonly workers: ReadonlyMap<string, KnownWorker>;
   readonly horizonMs: number;
   /** Longer horizons are cut to so many requests, and start-ups by the same share: what a change costs until it helps stays the same part of the horizon. */
@@ -39,7 +41,8 @@ export class WhatIf {
     const { traffic, maxRequests, horizonMs } = options;
     this.#horizonMs = traffic.requestsPerSecond > 0 ? Math.min(horizonMs, (1000 * maxRequests) / traffic.requestsPerSecond) : horizonMs;
     this.#share = horizonMs > 0 ? this.#horizonMs / horizonMs : 1;
-    this.#requests = [...arrivals([{ ...traffic, untilMs: this.#horizonMs }], options.random.fork('arrivals'))];
+    const random = options.random.fork('arrivals');
+    this.#requests = [...(options.samples === undefined ? arrivals([{ ...traffic, untilMs: this.#horizonMs }], random) : arrivalsLike(options.samples, traffic, this.#horizonMs, random))];
     this.#seen = new Map();
   }
 
@@ -87,7 +90,7 @@ export class WhatIf {
   }
 
   #fleet(): FleetModel {
-    const { observation, objective, traffic, workers, transferMs, transferMsPerToken, drainMs, starting, random } = this.#options;
+    const { observation, objective, traffic, samples, workers, transferMs, transferMsPerToken, drainMs, starting, random } = this.#options;
     const pools = observation.pools.map((pool): FleetPool => ({ ...pool, ...(workers.get(pool.pool) as KnownWorker), startupMs: pool.startupMs * this.#share, replicas: pool.ready }));
     const fleet = new FleetModel({
       pools,
@@ -101,8 +104,10 @@ export class WhatIf {
       starting: starting.map(({ pool, inMs }) => ({ pool, inMs: inMs * this.#share })),
     });
     const progress = random.fork('progress');
+    // Of those that decode now the long ones are more, by as much as they last longer.
+    const lengths = samples === undefined ? () => traffic : lengthsLike(samples, traffic, random.fork('running'), (i) => samples.outputTokens[i]);
     for (const pool of observation.pools) {
-      fleet.preload(pool.pool, { running: known(pool.running), prefillTokens: known(pool.prefillTokens), promptTokens: traffic.promptTokens, outputTokens: traffic.outputTokens, itlMs: known(observation.traffic.itlMs) }, () => progress.next());
+      fleet.preload(pool.pool, { running: known(pool.running), prefillTokens: known(pool.prefillTokens), lengths, itlMs: known(observation.traffic.itlMs) }, () => progress.next());
     }
     return fleet;
   }
