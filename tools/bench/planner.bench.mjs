@@ -2,7 +2,7 @@
 // three and lengths exchanged every 10 to 20 minutes for two hours. `flat`: Mooncake's synthetic trace, over and over for an hour. Options: --seeds 1,2,3,4,5
 // --policies optimize,rl --cases shift,flat --grid false
 import { SeededRandom } from '../../packages/core/dist/index.js';
-import { FleetGround, groundOf, GroundStages, OptimizePolicy, PlannedGround, priorOf, RlPolicy, shiftScenario, shippedWeights } from '../../packages/planner/dist/index.js';
+import { FleetGround, groundOf, LoadPolicy, OptimizePolicy, PlannedGround, priorOf, productionStages, RlPolicy, shiftScenario, shippedWeights, SlaPolicy } from '../../packages/planner/dist/index.js';
 import { mooncake } from './quality/traces.mjs';
 
 export const description = 'policies of the planner against the best static fleet, goodput per GPU-hour';
@@ -40,7 +40,9 @@ const cases = {
 };
 
 const policies = {
-  optimize: ({ scenario }, seed) => new OptimizePolicy({ horizonMs: 120_000, caution: 0.5, evaluations: 48, maxRequests: 5_000, margin: 0.02, transferMs: 2, transferMsPerToken: 0.005, drainMs: 180_000, hardware: { default: priorOf(scenario) } }, new SeededRandom(seed)),
+  load: () => new LoadPolicy({ prefill: { up: 1, down: 0.1 }, decode: { up: 0.85, down: 0.5 }, step: 0 }),
+  sla: ({ scenario }) => new SlaPolicy({ caution: 0, downShare: 0.8, hardware: { default: priorOf(scenario) }, tables: {} }),
+  optimize: ({ scenario }, seed) => new OptimizePolicy({ horizonMs: 120_000, caution: 0, evaluations: 48, maxRequests: 5_000, margin: 0.02, transferMs: 2, transferMsPerToken: 0.005, drainMs: 180_000, hardware: { default: priorOf(scenario) } }, new SeededRandom(seed)),
   rl: ({ scenario }) => new RlPolicy({ hardware: { default: priorOf(scenario) } }, shippedWeights()),
 };
 
@@ -52,7 +54,7 @@ function playStatic({ scenario, requests }, replicas, seed) {
 }
 
 function play(which, name, seed) {
-  const ground = new PlannedGround(new FleetGround(groundOf(which.scenario, which.start, which.requests), new SeededRandom(1)), () => new GroundStages());
+  const ground = new PlannedGround(new FleetGround(groundOf(which.scenario, which.start, which.requests), new SeededRandom(1)), () => productionStages(15_000));
   const policy = policies[name](which, seed);
   let input = ground.reset(seed);
   const cpu = process.cpuUsage();

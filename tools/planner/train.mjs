@@ -6,14 +6,14 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { SeededRandom } from '../../packages/core/dist/index.js';
-import { actions, decodeAction, drawScenario, Encoding, features, FleetGround, groundOf, GroundStages, Network, PlannedGround, priorOf, shiftScenario } from '../../packages/planner/dist/index.js';
+import { actions, decodeAction, drawScenario, Encoding, features, FleetGround, groundOf, Network, PlannedGround, priorOf, productionStages, shiftScenario } from '../../packages/planner/dist/index.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const { values } = parseArgs({
   options: {
     generations: { type: 'string', default: '80' },
-    population: { type: 'string', default: '20' },
-    episodes: { type: 'string', default: '3' },
+    population: { type: 'string', default: '24' },
+    episodes: { type: 'string', default: '5' },
     hidden: { type: 'string', default: '8' },
     seed: { type: 'string', default: '1' },
     minutes: { type: 'string', default: '60' },
@@ -22,7 +22,7 @@ const { values } = parseArgs({
 const [generations, population, episodes, hidden, minutes] = ['generations', 'population', 'episodes', 'hidden', 'minutes'].map((name) => Number(values[name]));
 const EPISODE_MS = 3_600_000;
 /** Episodes that no generation is ranked by: they choose among the means of the generations. Seeds below 1,000 are left to the benchmark. */
-const VALIDATION = 4;
+const VALIDATION = 8;
 const random = new SeededRandom(Number(values.seed));
 
 const shape = [features.length, hidden, actions.length];
@@ -37,7 +37,7 @@ function weightsOf(vector) {
 
 /** Reward per request that arrived: between about -5 and 1 less the cost. */
 function play(decide, scenario, seed) {
-  const ground = new PlannedGround(new FleetGround(groundOf(scenario, { prefill: 3, decode: 6 }), new SeededRandom(seed)), () => new GroundStages());
+  const ground = new PlannedGround(new FleetGround(groundOf(scenario, { prefill: 3, decode: 6 }), new SeededRandom(seed)), () => productionStages(15_000));
   const encoding = new Encoding({ default: priorOf(scenario) });
   let input = ground.reset(seed);
   for (;;) {
@@ -117,7 +117,7 @@ const validation = cases('validation', VALIDATION);
 const start = mean(rewardsOf(new Float64Array(dimensions), validation));
 const rule = mean(validation.map(({ scenario, seed }) => rewardOf(play(() => [-0.5, -0.5], scenario, seed))));
 console.log(`${dimensions} weights; validation reward per request: untrained (1.41 times what rates need) ${start.toFixed(4)}, exactly what rates need ${rule.toFixed(4)}`);
-const search = new SepCma(dimensions, population, 0.3);
+const search = new SepCma(dimensions, population, 0.2);
 const curve = [{ generation: 0, episodes: 0, training: NaN, validation: start }];
 let kept = { validation: start, vector: new Float64Array(dimensions) };
 const untilMs = performance.now() + minutes * 60_000;

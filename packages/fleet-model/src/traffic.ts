@@ -18,6 +18,8 @@ export interface TrafficPhase {
   readonly outputTokens: number;
   /** Share of prompt tokens that are cached. */
   readonly hitRate: number;
+  /** Standard deviation of the logarithm of lengths; left out: 0.5. */
+  readonly lengthSigma?: number;
 }
 
 export interface Lengths {
@@ -36,7 +38,7 @@ export interface ShiftOptions {
   readonly hitRate: number;
 }
 
-/** Shares of the mean by which lengths vary. */
+/** Of the logarithm of lengths. */
 const LENGTH_SIGMA = 0.5;
 const [SHORTEST_PHASE_MS, LONGEST_PHASE_MS] = [600_000, 1_200_000];
 
@@ -79,15 +81,16 @@ export function* arrivals(phases: readonly TrafficPhase[], random: Random, fromM
         atMs = phase.untilMs;
         break;
       }
-      const promptTokens = length(phase.promptTokens, random);
-      yield { atMs, promptTokens, cachedTokens: Math.floor(promptTokens * phase.hitRate), outputTokens: length(phase.outputTokens, random) };
+      const sigma = phase.lengthSigma ?? LENGTH_SIGMA;
+      const promptTokens = length(phase.promptTokens, sigma, random);
+      yield { atMs, promptTokens, cachedTokens: Math.floor(promptTokens * phase.hitRate), outputTokens: length(phase.outputTokens, sigma, random) };
     }
   }
 }
 
-function length(mean: number, random: Random): number {
+function length(mean: number, sigma: number, random: Random): number {
   const normal = Math.sqrt(-2 * Math.log(1 - random.next())) * Math.cos(2 * Math.PI * random.next());
-  return Math.max(1, Math.round(mean * Math.exp(LENGTH_SIGMA * normal - (LENGTH_SIGMA * LENGTH_SIGMA) / 2)));
+  return Math.max(1, Math.round(mean * Math.exp(sigma * normal - (sigma * sigma) / 2)));
 }
 
 /**

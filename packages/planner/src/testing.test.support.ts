@@ -1,7 +1,7 @@
 import { latencyBucketBoundsMs } from '@armature/contracts';
 import type { Discovery, DiscoveryWatcher, EngineReport, EventListener, EventPlane, Forecast, Logger, Metrics, Objective, PlainData, PlannerInput, PoolObservation, Random, Registration, ScalingConnector, ScalingOrder, ScalingStatus, TrafficReport, WorkerRecord } from '@armature/contracts';
 import { ArmatureError } from '@armature/contracts';
-import { ManualClock } from '@armature/contracts/testing/manual-clock';
+import type { ManualClock } from '@armature/contracts/testing/manual-clock';
 import { noPasses } from './observe/reports.ts';
 import type { InitialPool, PlannerConfig } from './planner.ts';
 import { constraintDefaults } from './constrain/constraints.ts';

@@ -49,7 +49,6 @@ export class RoleMoves {
     if (this.#mover === undefined) return [];
     const told: string[] = [];
     for (const pool of this.#pools) {
-      if (pool.roleChange !== 'live') continue;
       const wanted = lent.filter(({ from }) => from === pool.pool);
       const away = fleet.workers(pool.pool, true);
       const count = wanted.reduce((sum, { workers }) => sum + workers, 0);

@@ -30,7 +30,7 @@ export class TickLog {
 
   /** Newest first. */
   list(limit: number): readonly TickRecord[] {
-    return this.#ticks.slice(-limit || this.#ticks.length).reverse().map(({ record }) => record);
+    return (limit > 0 ? this.#ticks.slice(-limit) : []).reverse().map(({ record }) => record);
   }
 
   get(tick: number): TickRecord | undefined {

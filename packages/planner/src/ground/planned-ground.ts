@@ -1,5 +1,11 @@
 import type { Forecast, PlannedState, PlannerInput, PlannerObservation } from '@armature/contracts';
+import { constraintDefaults } from '../constrain/constraints.ts';
+import type { ConstraintConfig } from '../constrain/constraints.ts';
+import { ProductionStages } from '../constrain/stages.ts';
+import { predictorDefaults } from '../predict/forecaster.ts';
 import type { EpisodeResult, FleetGround } from './fleet-ground.ts';
+
+const FORECAST_TICKS = 4;
 
 /** What stands before and after a policy in the planner: the same code in the ground as in production. New for each episode. */
 export interface PlannerStages {
@@ -46,4 +52,9 @@ export class PlannedGround {
     this.#input = { observation, forecast: this.#stages.forecast(observation), objective };
     return this.#input;
   }
+}
+
+/** The planner's own stages as an empty `planner:` section gives them, for a ground with such ticks. */
+export function productionStages(intervalMs: number, constraints: Partial<ConstraintConfig> = {}): PlannerStages {
+  return new ProductionStages({ predictor: predictorDefaults, constraints: { ...constraintDefaults, ...constraints }, intervalMs, horizonMs: FORECAST_TICKS * intervalMs });
 }

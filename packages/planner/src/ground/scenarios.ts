@@ -1,6 +1,6 @@
 import type { Objective, Random } from '@armature/contracts';
 import { arrivals, decodeRate, polynomialTiming, prefillRate, shiftPhases } from '@armature/fleet-model';
-import type { Arrival } from '@armature/fleet-model';
+import type { Arrival, TrafficPhase } from '@armature/fleet-model';
 import type { TimingPrior } from '../policies/timing-book.ts';
 import type { GroundOptions, GroundPool } from './fleet-ground.ts';
 
@@ -18,11 +18,16 @@ export interface Scenario {
   readonly ttftMs: number;
   readonly itlMs: number;
   readonly durationMs: number;
+  /** Undefined: shifts. Otherwise steady traffic whose lengths have this standard deviation of their logarithm, prompts long and answers short. */
+  readonly steadySigma?: number;
 }
 
 const [KV_TOKENS, MAX_REPLICAS, TICK_MS] = [262_144, 24, 15_000];
 /** Of Dynamo's mocker: the shape of its prefill and decode times. */
 const [PREFILL, DECODE] = [[0, 0.08, 10], [-25.74, 54.01, 5.74]] as const;
+
+/** Of the scenarios drawn: an agent shall learn to sit still too. */
+const STEADY_SHARE = 0.35;
 
 /** The generator of the planner's claims: load × 3, input and output lengths exchanged, every 10 to 20 minutes for two hours. */
 export const shiftScenario: Scenario = {
@@ -53,6 +58,7 @@ export function drawScenario(random: Random, durationMs: number): Scenario {
     ttftMs: between(700, 2_500),
     itlMs: between(20, 45) / speed,
     durationMs,
+    ...(random.next() < STEADY_SHARE ? { steadySigma: between(0.3, 1.2), requestsPerSecond: between(4, 16) } : {}),
   };
 }
 
@@ -68,6 +74,12 @@ export function priorOf({ speed }: Scenario): TimingPrior {
     maxBatchedTokens: 8_192,
     kvTokens: KV_TOKENS,
   };
+}
+
+function phasesOf(scenario: Scenario, random: Random): TrafficPhase[] {
+  const { steadySigma, durationMs, requestsPerSecond, longTokens, shortTokens, hitRate } = scenario;
+  if (steadySigma === undefined) return shiftPhases(scenario, random);
+  return [{ untilMs: durationMs, requestsPerSecond, promptTokens: longTokens, outputTokens: shortTokens, hitRate, lengthSigma: steadySigma }];
 }
 
 /** Half of what a GPU serves in an hour when all are busy all the time: latencies count for more than cost, and cost counts. */
@@ -107,6 +119,6 @@ export function groundOf(scenario: Scenario, replicas: { readonly prefill: numbe
     drainMs: 180_000,
     roleChangeMs: 1_000,
     requestsPerUnit: worthOf(scenario),
-    requests: requests ?? ((random) => arrivals(shiftPhases(scenario, random.fork('phases')), random.fork('arrivals'))),
+    requests: requests ?? ((random) => arrivals(phasesOf(scenario, random.fork('phases')), random.fork('arrivals'))),
   };
 }

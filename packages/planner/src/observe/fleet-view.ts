@@ -109,9 +109,11 @@ export class FleetView {
     const live = own.length + lent.length;
     if (live > desired) problems.push(`pool ${pool.pool} has ${live} live workers where ${desired} are ordered`);
     const capacity = capacityOf(own[0] ?? lent[0]) ?? pool.capacity;
+    const roleChange = (own[0] ?? lent[0])?.roleChange ?? pool.roleChange;
     return {
       ...pool,
       ...(capacity === undefined ? {} : { capacity }),
+      roleChange,
       desired,
       ready: own.length,
       starting: Math.max(0, desired - live),

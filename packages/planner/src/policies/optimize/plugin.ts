@@ -14,7 +14,7 @@ export const optimizePolicy = definePlugin<'planner-policy', OptimizeConfig>({
     additionalProperties: false,
     properties: {
       horizonMs: { type: 'integer', minimum: 1_000, default: 120_000, description: 'How far a state is simulated, in milliseconds; at least twice the longest start-up of a pool.' },
-      caution: { type: 'number', minimum: 0, maximum: 1, default: 0.25, description: 'Which load is planned for: 0 = the expected one, 1 = the upper end of the forecast.' },
+      caution: { type: 'number', minimum: 0, maximum: 1, default: 0, description: 'Which load is planned for: 0 = the expected one, 1 = the upper end of the forecast.' },
       evaluations: { type: 'integer', minimum: 1, maximum: 1_000, default: 48, description: 'States simulated per tick at most.' },
       maxRequests: { type: 'integer', minimum: 100, maximum: 1_000_000, default: 5_000, description: 'Requests per simulation at most; the horizon is cut to so many.' },
       margin: { type: 'number', minimum: 0, maximum: 1, default: 0.02, description: 'Share by which a change must score better than no change.' },

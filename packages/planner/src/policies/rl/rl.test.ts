@@ -1,8 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { FleetGround } from '../../ground/fleet-ground.ts';
-import { PlannedGround } from '../../ground/planned-ground.ts';
+import { PlannedGround, productionStages } from '../../ground/planned-ground.ts';
 import { groundOf, priorOf, shiftScenario } from '../../ground/scenarios.ts';
-import { GroundStages } from '../../ground/stages.ts';
 import { inputSeen, poolSeen } from '../../observations.test.support.ts';
 import { testRandom } from '../../random.test.support.ts';
 import { actions, decodeAction, Encoding, features } from './encoding.ts';
@@ -112,7 +111,7 @@ describe('Network', () => {
 describe('RlPolicy', () => {
   const scenario = { ...shiftScenario, durationMs: 2_700_000 };
   const play = (weights: NetworkWeights, replicas: { prefill: number; decode: number }): { goodputPerGpuHour: number; violations: number; moves: number } => {
-    const ground = new PlannedGround(new FleetGround(groundOf(scenario, replicas), testRandom(9)), () => new GroundStages());
+    const ground = new PlannedGround(new FleetGround(groundOf(scenario, replicas), testRandom(9)), () => productionStages(15_000));
     const policy = new RlPolicy({ hardware: { default: priorOf(scenario) } }, weights);
     let input = ground.reset(77);
     let moves = 0;
