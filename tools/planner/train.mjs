@@ -7,6 +7,8 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { SeededRandom } from '../../packages/core/dist/index.js';
 import { actions, decodeAction, drawScenario, Encoding, features, FleetGround, groundOf, Network, PlannedGround, priorOf, productionStages, shiftScenario } from '../../packages/planner/dist/index.js';
+import { plotCurve } from './plot.mjs';
+import { SepCma } from './sep-cma.mjs';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const { values } = parseArgs({
@@ -52,55 +54,6 @@ function play(decide, scenario, seed) {
 
 const rewardOf = ({ reward, arrived }) => reward / arrived;
 
-function normal() {
-  return Math.sqrt(-2 * Math.log(1 - random.next())) * Math.cos(2 * Math.PI * random.next());
-}
-
-/** Ranks by reward; the best half pulls the mean, weighted by rank. */
-class SepCma {
-  constructor(n, lambda, sigma) {
-    const mu = Math.floor(lambda / 2);
-    const raw = Array.from({ length: mu }, (_, i) => Math.log(mu + 0.5) - Math.log(i + 1));
-    const total = raw.reduce((sum, value) => sum + value, 0);
-    this.weights = raw.map((value) => value / total);
-    this.muEff = 1 / this.weights.reduce((sum, value) => sum + value * value, 0);
-    this.cSigma = (this.muEff + 2) / (n + this.muEff + 5);
-    this.dSigma = 1 + 2 * Math.max(0, Math.sqrt((this.muEff - 1) / (n + 1)) - 1) + this.cSigma;
-    this.cC = (4 + this.muEff / n) / (n + 4 + (2 * this.muEff) / n);
-    const c1 = 2 / ((n + 1.3) ** 2 + this.muEff);
-    const cMu = Math.min(1 - c1, (2 * (this.muEff - 2 + 1 / this.muEff)) / ((n + 2) ** 2 + this.muEff));
-    // A diagonal has so much less to learn that it may learn so much faster.
-    this.c1 = (c1 * (n + 2)) / 3;
-    this.cMu = Math.min(1 - this.c1, (cMu * (n + 2)) / 3);
-    this.chi = Math.sqrt(n) * (1 - 1 / (4 * n) + 1 / (21 * n * n));
-    Object.assign(this, { n, lambda, sigma, mean: new Float64Array(n), variance: new Float64Array(n).fill(1), pathSigma: new Float64Array(n), pathC: new Float64Array(n), generation: 0 });
-  }
-
-  ask() {
-    this.steps = Array.from({ length: this.lambda }, () => this.variance.map((value) => Math.sqrt(value) * normal()));
-    return this.steps.map((step) => this.mean.map((value, i) => value + this.sigma * step[i]));
-  }
-
-  tell(rewards) {
-    const order = [...rewards.keys()].sort((a, b) => rewards[b] - rewards[a]);
-    const best = this.weights.map((weight, k) => ({ weight, step: this.steps[order[k]] }));
-    const pulled = this.mean.map((_, i) => best.reduce((sum, { weight, step }) => sum + weight * step[i], 0));
-    this.generation++;
-    this.mean = this.mean.map((value, i) => value + this.sigma * pulled[i]);
-    const keep = Math.sqrt(this.cSigma * (2 - this.cSigma) * this.muEff);
-    this.pathSigma = this.pathSigma.map((value, i) => (1 - this.cSigma) * value + (keep * pulled[i]) / Math.sqrt(this.variance[i]));
-    const length = Math.sqrt(this.pathSigma.reduce((sum, value) => sum + value * value, 0));
-    const isSettled = length / Math.sqrt(1 - (1 - this.cSigma) ** (2 * this.generation)) < (1.4 + 2 / (this.n + 1)) * this.chi ? 1 : 0;
-    const keepC = isSettled * Math.sqrt(this.cC * (2 - this.cC) * this.muEff);
-    this.pathC = this.pathC.map((value, i) => (1 - this.cC) * value + keepC * pulled[i]);
-    this.variance = this.variance.map((value, i) => {
-      const rank = best.reduce((sum, { weight, step }) => sum + weight * step[i] * step[i], 0);
-      return (1 - this.c1 - this.cMu) * value + this.c1 * this.pathC[i] ** 2 + this.cMu * rank;
-    });
-    this.sigma *= Math.exp((this.cSigma / this.dSigma) * (length / this.chi - 1));
-  }
-}
-
 function rewardsOf(vector, cases) {
   const network = new Network(weightsOf(vector), features.map(({ name }) => name), actions.map(({ name }) => name));
   return cases.map(({ scenario, seed }) => rewardOf(play((input) => network.run(input), scenario, seed)));
@@ -117,7 +70,7 @@ const validation = cases('validation', VALIDATION);
 const start = mean(rewardsOf(new Float64Array(dimensions), validation));
 const rule = mean(validation.map(({ scenario, seed }) => rewardOf(play(() => [-0.5, -0.5], scenario, seed))));
 console.log(`${dimensions} weights; validation reward per request: untrained (1.41 times what rates need) ${start.toFixed(4)}, exactly what rates need ${rule.toFixed(4)}`);
-const search = new SepCma(dimensions, population, 0.2);
+const search = new SepCma(dimensions, population, 0.2, random);
 const curve = [{ generation: 0, episodes: 0, training: NaN, validation: start }];
 let kept = { validation: start, vector: new Float64Array(dimensions) };
 const untilMs = performance.now() + minutes * 60_000;
@@ -140,4 +93,5 @@ function write() {
   writeFileSync(join(folder, 'rl-weights.json'), `${JSON.stringify(weightsOf(rounded))}\n`);
   const rows = curve.map((row) => [row.generation, row.episodes, row.training.toFixed(4), row.validation.toFixed(4)].join(','));
   writeFileSync(join(folder, 'rl-training.csv'), `generation,episodes,training_reward_per_request,validation_reward_per_request\n${rows.join('\n')}\n`);
+  plotCurve(root);
 }

@@ -1,6 +1,7 @@
 import { ManualClock } from '@armature/contracts/testing/manual-clock';
 import { plannerPolicyContract } from '@armature/contracts/testing/planner-policy';
 import { scalingConnectorContract } from '@armature/contracts/testing/scaling-connector';
+import type { SuiteRunner } from '@armature/contracts/testing/runner';
 import { describe, expect, it } from 'vitest';
 import { DryRunConnector } from './connectors/dry-run.ts';
 import { VirtualConnector } from './connectors/virtual.ts';
@@ -11,8 +12,6 @@ import { RlPolicy } from './policies/rl/rl-policy.ts';
 import { SlaPolicy } from './policies/sla/sla-policy.ts';
 import { plannerPlugins } from './plugins.ts';
 import { silentLog, TestDiscovery, TestRandom } from './testing.test.support.ts';
-
-const runner = { describe, it };
 
 plannerPolicyContract({ runner: named('load'), create: () => new LoadPolicy({ prefill: { up: 1, down: 0.1 }, decode: { up: 0.85, down: 0.5 }, step: 0 }) });
 plannerPolicyContract({ runner: named('sla'), create: () => new SlaPolicy({ caution: 0, downShare: 0.8, hardware: {}, tables: {} }) });
@@ -37,7 +36,7 @@ scalingConnectorContract({
   },
 });
 
-function named(name: string): typeof runner {
+function named(name: string): SuiteRunner {
   return { describe: (title, body) => describe(`${name}: ${title}`, body), it };
 }
 

@@ -33,3 +33,6 @@ export type { LoadConfig } from './policies/load/load-policy.ts';
 export { SlaPolicy } from './policies/sla/sla-policy.ts';
 export type { SlaConfig } from './policies/sla/sla-policy.ts';
 export { plannerPlugins } from './plugins.ts';
+export { AgentGround } from './ground/agent-ground.ts';
+export type { AgentGroundOptions, AgentStep } from './ground/agent-ground.ts';
+export { groundProtocol, GroundServer } from './ground/ground-server.ts';

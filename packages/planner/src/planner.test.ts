@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { LoadPolicy } from './policies/load/load-policy.ts';
 import { Planner } from './planner.ts';
 import type { PlannerOptions } from './planner.ts';
-import { config, CountedMetrics, pass, pool, silentLog, TestOutside } from './testing.test.support.ts';
+import { config, CountedMetrics, pass, pool, silentLog, TestOutside, worker } from './testing.test.support.ts';
 
 const policy = (): LoadPolicy => new LoadPolicy({ prefill: { up: 1, down: 0.1 }, decode: { up: 0.8, down: 0.5 }, step: 0 });
 
@@ -146,6 +146,51 @@ describe('the planner', () => {
     await pass(outside.clock, 5_000);
     expect(outside.orders.length).toBe(1);
     expect(planner.ticks.last?.proposal).toMatchObject({ action: 'hold_policy_failed' });
+    await planner.close();
+  });
+
+  it('an objective that cannot be kept is said, with what is the best', async () => {
+    const { SlaPolicy } = await import('./policies/sla/sla-policy.ts');
+    const { outside, planner } = build({ policy: new SlaPolicy({ caution: 0, downShare: 0.8, hardware: {}, tables: {} }), config: config({ objective: { goal: 'cost', ttftMs: 1_000, itlMs: 1, quantile: 0.95, maxGpus: undefined, maxCostPerHour: undefined } }) });
+    await planner.start();
+    await pass(outside.clock, 5_000);
+    expect(planner.ticks.last?.decision.unreachable).toMatch(/cannot be kept even without load: all has TTFT \d+ ms and ITL [\d.]+ ms at best/);
+    const poor = build({ policy: policy(), config: config({ objective: { goal: 'cost', ttftMs: 1_000, itlMs: 50, quantile: 0.95, maxGpus: 2, maxCostPerHour: undefined } }) }, outside).planner;
+    await planner.close();
+    outside.load = 40;
+    await poor.start();
+    await pass(outside.clock, 8_000);
+    expect(poor.ticks.last?.decision.unreachable).toContain('needs more than is allowed (3 GPUs were wanted, the budget is 2: all 2)');
+    await poor.close();
+  });
+
+  it('lends workers to the other role, live ones only, and takes them back', async () => {
+    const clock = new ManualClock();
+    const outside = new TestOutside(clock);
+    const changes: string[] = [];
+    const roles = {
+      changeRole: async (_model: string, name: string, role: 'prefill' | 'decode' | 'both') => {
+        changes.push(`${name} ${role}`);
+        if (name === 'd/2') throw new Error('it is needed');
+        const index = Number(name.slice(2));
+        outside.discovery.lapse(`workers/m/d/${index}@a`);
+        outside.discovery.put(`workers/m/d/${index}@a`, worker('d', index, { role, roleChange: 'live' }) as never);
+      },
+    };
+    for (let i = 0; i < 3; i++) outside.discovery.put(`workers/m/d/${i}@a`, worker('d', i, { role: 'decode', roleChange: 'live' }) as never);
+    outside.discovery.put('workers/m/p/0@a', worker('p', 0, { role: 'prefill' }) as never);
+    let lent = 2;
+    const nothing = { ttftMs: NaN, itlMs: NaN, attainment: NaN, goodputPerSecond: NaN, gpus: NaN, costPerHour: NaN };
+    const pools = [pool({ pool: 'd', role: 'decode', roleChange: 'none' }), pool({ pool: 'p', role: 'prefill', roleChange: 'none' })];
+    const { planner } = build({ roles, config: config({ pools }), policy: { propose: () => ({ state: { replicas: {}, lent: [{ from: 'd', to: 'p', workers: lent }] }, outcome: nothing, reason: 'so', action: 'rebalance', candidates: [] }) } }, outside);
+    await planner.start();
+    await pass(clock, 1_100);
+    expect(changes).toEqual(['d/2 prefill', 'd/1 prefill']);
+    lent = 0;
+    await pass(clock, 1_000);
+    expect(changes.slice(2)).toEqual(['d/1 decode']);
+    expect(planner.ticks.last?.problems).toContain('d/2 did not take the role prefill: it is needed (INTERNAL_ERROR)');
+    expect(planner.ticks.last?.execution.roleChanges).toEqual(['d/1 → decode']);
     await planner.close();
   });
 

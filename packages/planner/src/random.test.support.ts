@@ -10,5 +10,5 @@ export function testRandom(seed: number): Random {
     return (t ^ (t >>> 14)) >>> 0;
   };
   const next = (): number => u32() / 2 ** 32;
-  return { u32, next, below: (bound) => Math.floor(next() * bound), fork: (label) => testRandom(seed * 31 + label.length) };
+  return { u32, next, below: (bound) => Math.floor(next() * bound), fork: (label) => testRandom([...label].reduce((hash, letter) => Math.imul(hash, 31) + letter.charCodeAt(0), seed * 31 + 7)) };
 }
