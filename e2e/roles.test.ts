@@ -118,7 +118,7 @@ describe('armature role', () => {
     });
 
     const listed = await armature(['workers', '-f', file]);
-    expect(listed.stdout).toMatch(new RegExp(`demo +${changed.instanceId} +prefill +mock +\\d+\\+\\d+ +\\d+/16384 +tcp://`));
+    expect(listed.stdout).toMatch(new RegExp(`demo +${changed.instanceId} +prefill +mock +1x default +[\\d.]+ +- +\\d+\\+\\d+ +\\d+/16384 +tcp://`));
 
     const back = await change('decode/1', 'decode');
     expect(back.code).toBe(0);
@@ -132,7 +132,7 @@ describe('armature role', () => {
   it('keeps the minimum of a role, also for two who ask at once; refuses what is not there', async () => {
     expect((await change('decode/1', 'decode')).code).toBe(0); // it has that role
     const both = await Promise.all([change('decode/0', 'prefill'), change('decode/1', 'prefill')]);
-    expect(both.map(({ code }) => code).sort()).toEqual([0, 1]);
+    expect(both.map(({ code }) => code).sort()).toEqual([0, 7]);
     expect(both.map(({ stderr }) => stderr).join('')).toContain('CONTROL_ROLE_MINIMUM');
     await until('one decode worker', async () => (await roles()).filter((line) => line.endsWith(' decode')).length === 1 && (await workers()).length === 4);
     const moved = (await roles()).find((line) => line.startsWith('decode') && line.endsWith('prefill'))?.split(' ')[0] ?? '';
@@ -151,7 +151,7 @@ describe('armature role', () => {
     const pid = Number([...up.output.matchAll(/decode\/1 +\| started, pid (\d+)/g)].at(-1)?.[1]);
     process.kill(pid, 'SIGKILL');
     const ended = await asked.ended;
-    expect([ended.code, ended.stderr]).toEqual([1, expect.stringContaining('PLANE_DISCONNECTED')]);
+    expect([ended.code, ended.stderr]).toEqual([7, expect.stringContaining('PLANE_DISCONNECTED')]);
     await until('as configured', async () => JSON.stringify(await roles()) === JSON.stringify(['decode/0 decode', 'decode/1 decode', 'prefill/0 prefill', 'prefill/1 prefill']));
     expect(await traffic.stop()).toEqual([]);
     expect(await long).toEqual(Array(8).fill('length'));

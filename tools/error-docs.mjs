@@ -16,6 +16,8 @@ const NOTES = {
   CONFIG_INVALID: 'every problem of the configuration, one a line, each with its own code',
   CONFIG_SYNTAX: 'what the YAML parser says',
   INTERNAL_ERROR: 'what an unexpected exception says',
+  PLANNER_CONNECTOR_FAILED: 'what the scaling connector threw',
+  PLANNER_POLICY_FAILED: 'what the planner policy threw',
   PLANE_HANDLER_FAILED: 'what a stream handler or sink threw',
 };
 

@@ -22,6 +22,7 @@ export interface MockConfig {
   readonly startupMs: number;
   readonly stepTimeoutMs: number;
   readonly lookaheadMs: number;
+  readonly adapters: readonly string[];
 }
 
 const polynomial = (description: string, values: Polynomial): JsonSchema => ({
@@ -67,6 +68,12 @@ const properties = {
     default: 0,
     description: 'Passes of so many milliseconds are done at once while the batch does not change: same times, fewer events, tokens delivered together. For simulations, with kvCheck: none. 0 = one by one.',
   },
+  adapters: {
+    type: 'array',
+    items: { type: 'string', minLength: 1, maxLength: 256 },
+    default: [],
+    description: 'LoRA adapters it pretends to have, by name: each gives other tokens, and other KV, than the base model and the others.',
+  },
 } as const;
 
 export const mockSchema: JsonSchema & { readonly properties: typeof properties } = { type: 'object', additionalProperties: false, properties };
@@ -81,6 +88,9 @@ export function checkMockConfig(config: MockConfig, report: ConfigReport): void 
       if (token >= config.vocabSize) report({ path: [field, i], message: `token ${token} is not below vocabSize ${config.vocabSize}`, hint: 'raise vocabSize, or name another token' });
     });
   }
+  config.adapters.forEach((name, i) => {
+    if (config.adapters.indexOf(name) < i) report({ path: ['adapters', i], message: `adapter "${name}" is named twice`, hint: 'name each once' });
+  });
   if (config.lookaheadMs > 0 && config.kvCheck !== 'none') {
     report({ path: ['lookaheadMs'], message: 'blocks whose content is checked are computed pass by pass', hint: 'set kvCheck: none, or leave lookaheadMs out' });
   }

@@ -20,6 +20,8 @@ export class MockKv {
   /** Per slot: the values its tokens lead to, from the first token on, and how many are known. */
   readonly #expected: Int32Array[];
   readonly #known: Int32Array;
+  /** Per slot: the value before the first token. */
+  readonly #starts: Int32Array;
   /** Per slot: its whole context has been checked once. */
   readonly #isChecked: Uint8Array;
 
@@ -28,6 +30,7 @@ export class MockKv {
     this.#blockSize = blockSize;
     this.#expected = Array.from({ length: slots }, () => new Int32Array(0));
     this.#known = new Int32Array(slots);
+    this.#starts = new Int32Array(slots);
     this.#isChecked = new Uint8Array(slots);
   }
 
@@ -43,9 +46,11 @@ export class MockKv {
     };
   }
 
-  open(setup: SamplingSetup): void {
+  /** `seed`: of its adapter, 0 for the base model. Equal tokens under another one give other KV. */
+  open(setup: SamplingSetup, seed: number): void {
     const { slot, promptTokenIds, outputTokenIds } = setup;
     this.#known[slot] = 0;
+    this.#starts[slot] = START ^ seed;
     this.#isChecked[slot] = 0;
     const tokens = promptTokenIds.length + outputTokenIds.length;
     if (this.#expected[slot].length < tokens) this.#expected[slot] = new Int32Array(tokens + 64);
@@ -92,7 +97,7 @@ export class MockKv {
       grown.set(expected);
       this.#expected[slot] = expected = grown;
     }
-    expected[known] = mix(known === 0 ? START : expected[known - 1], token);
+    expected[known] = mix(known === 0 ? this.#starts[slot] : expected[known - 1], token);
     this.#known[slot] = known + 1;
   }
 

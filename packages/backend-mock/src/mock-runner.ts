@@ -1,5 +1,6 @@
 import type { Clock, Counter, ErrorData, KvArena, Logger, Timer } from '@armature/contracts';
 import { uniformDraw } from '@armature/engine-core';
+import { saltHash } from '@armature/tokens';
 import type { ModelRunner, ModelRunnerInfo, SamplingSetup, StepBatch, StepResult } from '@armature/engine-core';
 import type { MockConfig } from './config.ts';
 import { LookAhead } from './look-ahead.ts';
@@ -36,6 +37,8 @@ export class MockRunner implements ModelRunner {
   readonly #kv: MockKv | undefined;
   readonly #ahead: LookAhead | undefined;
   readonly #setups: (SamplingSetup | undefined)[];
+  /** Per slot: makes the adapter's tokens and KV its own; 0 for the base model. */
+  readonly #seeds: Int32Array;
   readonly #result: Omit<Mutable<StepResult>, 'rowErrors'> & { rowErrors: Map<number, ErrorData> | undefined };
   readonly #onPassed: () => void;
   #batch: StepBatch | undefined;
@@ -45,12 +48,13 @@ export class MockRunner implements ModelRunner {
 
   constructor(options: MockRunnerOptions) {
     const { config, blockSize } = options;
-    const { maxSequences, totalBlocks, vocabSize, maxModelTokens, eosTokenIds } = config;
-    this.info = { modelFingerprint: `mock-${vocabSize}`, vocabSize, maxModelTokens, eosTokenIds, blockSize, totalBlocks };
+    const { maxSequences, totalBlocks, vocabSize, maxModelTokens, eosTokenIds, adapters } = config;
+    this.info = { modelFingerprint: `mock-${vocabSize}`, vocabSize, maxModelTokens, eosTokenIds, blockSize, totalBlocks, ...(adapters.length === 0 ? {} : { adapters }) };
     this.#options = options;
     this.#kv = config.kvCheck === 'none' ? undefined : new MockKv(totalBlocks, blockSize, maxSequences);
     this.#ahead = config.lookaheadMs > 0 ? new LookAhead(config.lookaheadMs, MAX_PASSES) : undefined;
     this.#setups = Array.from({ length: maxSequences }, () => undefined);
+    this.#seeds = new Int32Array(maxSequences);
     this.#result = {
       tokenIds: new Int32Array(maxSequences),
       logprobs: new Float32Array(maxSequences),
@@ -73,8 +77,10 @@ export class MockRunner implements ModelRunner {
   }
 
   openSequence(setup: SamplingSetup): void {
+    const seed = setup.adapter === undefined ? 0 : saltHash({ lora: setup.adapter }).lo;
     this.#setups[setup.slot] = setup;
-    this.#kv?.open(setup);
+    this.#seeds[setup.slot] = seed;
+    this.#kv?.open(setup, seed);
   }
 
   closeSequence(slot: number): void {
@@ -129,7 +135,7 @@ export class MockRunner implements ModelRunner {
     done(this.#result, undefined);
   }
 
-  /** Blocks hold nothing: a token follows from seed, choice and output index. */
+  /** Blocks hold nothing: a token follows from adapter, seed, choice and output index. */
   #passEmpty(batch: StepBatch): void {
     const count = batch.sequenceCount;
     const passes = this.#ahead?.take() ?? 1;
@@ -139,11 +145,12 @@ export class MockRunner implements ModelRunner {
       if (batch.samples[row] !== 1) continue;
       const index = batch.outputIndexes[row];
       if (passes === 1) {
-        this.#sample(batch, row, index);
+        this.#sample(batch, row, index ^ this.#seeds[batch.slots[row]]);
         continue;
       }
       const setup = this.#setups[batch.slots[row]];
-      for (let pass = 0; pass < passes; pass++) this.#result.tokenIds[pass * count + row] = this.#draw(index + pass, index + pass, setup);
+      const seed = this.#seeds[batch.slots[row]];
+      for (let pass = 0; pass < passes; pass++) this.#result.tokenIds[pass * count + row] = this.#draw((index + pass) ^ seed, index + pass, setup);
     }
   }
 

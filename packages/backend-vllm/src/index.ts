@@ -2,6 +2,8 @@ import { vllm } from './plugin.ts';
 
 export { parseMetrics } from './metrics.ts';
 export type { VllmMetrics } from './metrics.ts';
+export { openConnector, VllmConnector } from './connector/index.ts';
+export type { ConnectorOptions } from './connector/index.ts';
 export { Output } from './output.ts';
 export { SseParser } from './sse.ts';
 export { VllmBackend } from './vllm-backend.ts';

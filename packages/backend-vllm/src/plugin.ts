@@ -1,4 +1,7 @@
+import { resolve } from 'node:path';
 import { definePlugin, modelFacts } from '@armature/contracts';
+import type { PluginContext } from '@armature/contracts';
+import { openConnector } from './connector/index.ts';
 import { VllmBackend } from './vllm-backend.ts';
 import type { VllmConfig } from './vllm-backend.ts';
 
@@ -14,6 +17,12 @@ export const vllm = definePlugin<'engine-backend', VllmConfig>({
     required: ['baseUrl'],
     properties: {
       baseUrl: { type: 'string', pattern: '^https?://.*[^/]$', description: 'Address of `vllm serve`, without a slash at the end, for example http://127.0.0.1:8100.' },
+      connector: {
+        type: 'string',
+        default: '',
+        description:
+          'KV tiers below vLLM (kvbm) and disaggregation through them, by the armature-vllm connector in its environment: path of the Unix socket that vLLM is told in kv_connector_extra_config.socket, relative to the configuration. Each worker needs its own. Empty = no such connector.',
+      },
       model: { type: 'string', default: '', description: 'Served model name; empty = the first one of /v1/models.' },
       apiKey: { type: 'string', default: '', 'x-secret': true, description: 'Bearer token, if the server asks for one.' },
       totalBlocks: { type: 'integer', minimum: 0, default: 0, description: 'KV blocks of the server; 0 = as it reports in /metrics.' },
@@ -24,5 +33,16 @@ export const vllm = definePlugin<'engine-backend', VllmConfig>({
       idleTimeoutMs: { type: 'integer', minimum: 0, default: 120_000, description: 'Milliseconds without an event until a request counts as lost, its time in the queue of the server included; 0 = no limit.' },
     },
   },
-  create: (config, context) => new VllmBackend({ config, blockSize: modelFacts(context).blockSize, clock: context.clock, log: context.log }),
+  create: async (config, context) => {
+    const { clock, log, baseDir, metrics, scopes } = context;
+    const { blockSize } = modelFacts(context);
+    const connector = config.connector === '' ? undefined : await openConnector({ socketPath: resolve(baseDir, config.connector), blockSize, clock, log, metrics: { metrics, labels: labelsOf(scopes) } });
+    return new VllmBackend({ config, blockSize, clock, log, ...(connector === undefined ? {} : { connector }) });
+  },
 });
+
+/** Model and pool, as other metrics of the worker have them. */
+function labelsOf(scopes: PluginContext['scopes']): [model: string, pool: string] {
+  const nameOf = (kind: string): string => scopes.find((scope) => scope.kind === kind)?.name ?? '';
+  return [nameOf('model'), nameOf('worker').split('/', 1)[0]];
+}

@@ -69,7 +69,7 @@ afterEach(async () => {
 });
 
 export function make(config: Partial<VllmConfig> = {}, time: Clock = clock): VllmBackend {
-  const backend = new VllmBackend({ config: { baseUrl, model: '', apiKey: '', totalBlocks: 0, sendPriority: false, startTimeoutMs: 300, probeIntervalMs: 20, probeTimeoutMs: 500, idleTimeoutMs: 30_000, ...config }, blockSize: 32, clock: time, log });
+  const backend = new VllmBackend({ config: { baseUrl, connector: '', model: '', apiKey: '', totalBlocks: 0, sendPriority: false, startTimeoutMs: 300, probeIntervalMs: 20, probeTimeoutMs: 500, idleTimeoutMs: 30_000, ...config }, blockSize: 32, clock: time, log });
   backends.push(backend);
   return backend;
 }

@@ -1,5 +1,6 @@
 import { ArmatureError } from '@armature/contracts';
 import type { Clock, EngineAbilities, EngineBackend, EngineHandle, EngineInfo, EngineLoad, EngineRequest, EngineSink, ErrorData, KvEvent, Logger, Timer, Usage } from '@armature/contracts';
+import type { VllmConnector } from './connector/index.ts';
 import { parseMetrics } from './metrics.ts';
 import type { VllmMetrics } from './metrics.ts';
 import { Output } from './output.ts';
@@ -11,6 +12,8 @@ import type { CompletionChunk } from './wire.ts';
 
 export interface VllmConfig {
   readonly baseUrl: string;
+  /** Path of the connector's socket; empty: none. */
+  readonly connector: string;
   readonly model: string;
   readonly apiKey: string;
   readonly totalBlocks: number;
@@ -27,6 +30,8 @@ export interface VllmOptions {
   readonly blockSize: number;
   readonly clock: Clock;
   readonly log: Logger;
+  /** Our side of its KV connector; closed with the backend. */
+  readonly connector?: VllmConnector;
 }
 
 interface ModelCard {
@@ -43,6 +48,7 @@ const closedError: ErrorData = { code: 'ENGINE_CLOSED', message: 'the engine was
 /** Attaches to a running `vllm serve` over HTTP: token ids in, token ids out, abort by closing the connection. */
 export class VllmBackend implements EngineBackend {
   readonly abilities: EngineAbilities = { roles: ['both', 'prefill', 'decode'], roleChange: 'none', firstToken: 'decode', legs: 'sequential', kvEvents: false, maxTopLogprobs: 20 };
+  readonly connector?: VllmConnector;
   readonly #options: VllmOptions;
   readonly #http: VllmHttp;
   readonly #running: Set<Running>;
@@ -57,6 +63,7 @@ export class VllmBackend implements EngineBackend {
 
   constructor(options: VllmOptions) {
     this.#options = options;
+    if (options.connector !== undefined) this.connector = options.connector;
     this.#http = new VllmHttp(options.config.baseUrl, options.config.apiKey, options.clock);
     this.#running = new Set();
     this.#closing = new AbortController();
@@ -88,6 +95,8 @@ export class VllmBackend implements EngineBackend {
     if (found !== blockSize) {
       throw new ArmatureError('VLLM_BLOCK_SIZE_MISMATCH', `vLLM uses blocks of ${found} tokens, the configuration says ${blockSize}`, { hint: `set models[].blockSize: ${found}, or start vLLM with --block-size ${blockSize}` });
     }
+    await this.connector?.ready(config.startTimeoutMs);
+    this.#throwIfClosed();
     const totalBlocks = config.totalBlocks > 0 ? config.totalBlocks : this.#metrics.totalBlocks;
     if (totalBlocks === 0) log.warn('vLLM does not report its number of KV blocks: set engine.config.totalBlocks', { baseUrl: config.baseUrl });
     this.#model = model.id;
@@ -174,6 +183,7 @@ export class VllmBackend implements EngineBackend {
     if (this.#probeTimer !== undefined) this.#options.clock.clearTimer(this.#probeTimer);
     this.#probeTimer = undefined;
     for (const running of [...this.#running]) running.stop({ type: 'failed', error: closedError });
+    await this.connector?.close();
   }
 
   #refusalOf(request: EngineRequest): ErrorData | undefined {

@@ -5,7 +5,7 @@ import { builtins, companions } from './builtins.ts';
 
 /** Everything that `armature` knows about a file: the root of the configuration and the built-in plug-ins. */
 export async function configOptions(file: string): Promise<Pick<BootOptions, 'configFile' | 'root' | 'builtins' | 'companions'>> {
-  return { configFile: file, root: deployment as BootOptions['root'], builtins: await builtins(), companions };
+  return { configFile: file, root: deployment as BootOptions['root'], builtins: await builtins(file), companions };
 }
 
 /** Boots a configuration file (or `text` in its place) with the built-in plug-ins. Creates everything, starts nothing. */

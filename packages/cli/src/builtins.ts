@@ -6,13 +6,15 @@ import { node, openai } from '@armature/frontend-openai';
 import { uws } from '@armature/http-uws';
 import { diskTier, hostTier, kvPolicyPlugins } from '@armature/kvbm';
 import { cmaTransport, cudaTransport, fileTransport, memoryTransport, shmTransport, tcpTransport } from '@armature/nixel';
+import { plannerPlugins } from '@armature/planner';
 import { huggingface } from '@armature/preprocessor';
 import { routerPlugins } from '@armature/router-kv';
 import { servingPlugins } from '@armature/serving';
+import { processConnector } from './process-connector/plugin.ts';
 
-/** The plug-ins that come with `armature`; they use the same door as foreign ones. */
-export async function builtins(): Promise<readonly PluginDescriptor[]> {
-  const all: readonly unknown[] = [...servingPlugins, ...routerPlugins, openai, node, uws, huggingface, reference, mock, vllm, memoryTransport, tcpTransport, shmTransport, cmaTransport, fileTransport, cudaTransport, hostTier, diskTier, ...kvPolicyPlugins];
+/** The plug-ins that come with `armature`; they use the same door as foreign ones. `file`: the configuration, for those that start processes from it. */
+export async function builtins(file?: string): Promise<readonly PluginDescriptor[]> {
+  const all: readonly unknown[] = [...servingPlugins, ...routerPlugins, openai, node, uws, huggingface, reference, mock, vllm, memoryTransport, tcpTransport, shmTransport, cmaTransport, fileTransport, cudaTransport, hostTier, diskTier, ...kvPolicyPlugins, ...plannerPlugins, processConnector(file)];
   return all as readonly PluginDescriptor[];
 }
 

@@ -18,7 +18,7 @@ const CLASSES: readonly (readonly [RegExp, number])[] = [
   [/^PLUGIN_/, ExitCode.Plugin],
   [/^(MODEL_|PREPROCESSOR_|ENGINE_)/, ExitCode.Model],
   [/^HTTP_|_LISTEN_FAILED$/, ExitCode.Listen],
-  [/^(CHAT_|ADMIN_UNREACHABLE$)/, ExitCode.Unreachable],
+  [/^(CHAT_|CONTROL_|PLANE_|ADMIN_UNREACHABLE$|SERVING_ROLE_(NEEDS_RESTART|FIXED)$|SERVING_WORKER_(DRAINING|FAILED)$)/, ExitCode.Unreachable],
 ];
 
 export function exitCodeOf(error: unknown): number {

@@ -9,6 +9,9 @@ import type { NixelbenchOptions } from './commands/nixelbench/command.ts';
 import { kvGc, kvLs, kvStats, kvVerify } from './commands/kv.ts';
 import { hash } from './commands/hash.ts';
 import type { HashCommandOptions } from './commands/hash.ts';
+import { plannerGround } from './commands/ground.ts';
+import { plannerExplain } from './commands/planner.ts';
+import type { PlannerExplainOptions } from './commands/planner.ts';
 import { listPlugins } from './commands/plugins.ts';
 import { rescore } from './commands/rescore.ts';
 import { role, workers } from './commands/role.ts';
@@ -85,6 +88,7 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
 
   addCluster(program);
   addRouting(program);
+  addPlanner(program);
   addKv(program);
   addBenchmarks(program);
 
@@ -177,6 +181,28 @@ function addRouting(program: Command): void {
     .option('--host <address>', 'address to listen on')
     .option('--port <n>', 'port, default 8002', number)
     .action((options: { file: string; host?: string; port?: number }) => route(options));
+}
+
+function addPlanner(program: Command): void {
+  const planner = program.command('planner').description('what the planner decides, and why');
+  planner
+    .command('explain')
+    .description('one plan: what was seen and expected, what was compared, what bound it, what was decided, what came of it')
+    .option('--admin <url>', 'admin listener of the process that plans', 'http://127.0.0.1:8001')
+    .option('-m, --model <name>', 'its model; default: all')
+    .option('--tick <n>', 'this one; default: the newest', number)
+    .option('--last <n>', 'so many of the newest', number, 1)
+    .option('--json', 'whole records as JSON', false)
+    .action((options: PlannerExplainOptions) => plannerExplain(options));
+  addGround(planner);
+}
+
+function addGround(planner: Command): void {
+  planner
+    .command('ground')
+    .description('the training ground on standard input and output, one JSON object per line: for agents that learn (Python: armature-gym)')
+    .addHelpText('after', '\nRequests: {"op":"hello"}, {"op":"make","count":8,"scenarios":"shift","hours":2}, {"op":"reset","env":0,"seed":7}, {"op":"step","actions":[[0,0]]}. See docs/training.md.')
+    .action(() => plannerGround());
 }
 
 function addKv(program: Command): void {

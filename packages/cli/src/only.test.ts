@@ -70,6 +70,24 @@ describe('--only', () => {
     await expect(without('role: decode', 'role: dekode')).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
   });
 
+  it('a planner: it keeps the pools and runs none of them; the others keep their reports', async () => {
+    const planned = `${cluster.replace('models:', 'planner: { connector: { use: virtual }, models: [{ model: demo }] }\nmodels:').replace('replicas: 3,', 'replicas: 3, maxReplicas: 5,')}`;
+    const parts = await partsOf(file(planned));
+    const part = (only: string): Selected & { planner?: { alone?: boolean }; telemetry?: object } => parse(selectPart(planned, parsePart(only), parts)) as Selected & { planner?: { alone?: boolean }; telemetry?: object };
+    const planner = part('planner');
+    expect([planner.frontend, planner.planner?.alone, planner.telemetry, planner.models[0]?.workers.map(({ name }) => name)]).toEqual([undefined, true, {}, ['prefill', 'decode']]);
+    const worker = part('workers.decode/4'); // beyond the replicas, within what a planner may order
+    expect([worker.planner, worker.telemetry, worker.models[0]?.workers]).toMatchObject([undefined, {}, [{ name: 'decode', replicas: 1, firstIndex: 4 }]]);
+    expect(() => part('workers.decode/5')).toThrow(expect.objectContaining({ code: 'USAGE_PART_UNKNOWN' }));
+    expect(part('frontend').planner).toBeUndefined();
+    expect(plansOf('c.yaml', parts, 1).map(({ name }) => name)).toEqual(['prefill/0', 'decode/0', 'decode/1', 'decode/2', 'planner', 'frontend']);
+  });
+
+  it('up leaves workers to the planner whose connector starts them', async () => {
+    const text = cluster.replace('models:', 'planner: { connector: { use: process }, models: [{ model: demo }] }\nmodels:').replace('events: { use: memory }', 'events: { use: zmq }');
+    expect(plansOf('c.yaml', await partsOf(file(text)), 1).map(({ name }) => name)).toEqual(['planner', 'frontend']);
+  });
+
   it('up: one process per worker, several frontends share the port', async () => {
     const plans = plansOf('c.yaml', await partsOf(file(cluster)), 2);
     expect(plans.map(({ name, args }) => `${name}: ${args.slice(3).join(' ')}`)).toEqual([

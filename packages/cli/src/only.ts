@@ -17,6 +17,10 @@ export interface PartOptions {
 interface Pool {
   readonly name: string;
   readonly replicas: number;
+  /** Most workers that a planner may give it. */
+  readonly maxReplicas?: number;
+  /** Its workers are started by the planner's connector. */
+  readonly isPlanned?: boolean;
   readonly firstIndex: number;
 }
 
@@ -59,7 +63,8 @@ export async function partsOf(file: string): Promise<DeploymentParts> {
       hint: { requests: 'use requests: { use: tcp }', discovery: 'use discovery: { use: file } on one host, etcd on several', events: 'use events: { use: zmq } or nats' }[plane] ?? '',
     });
   }
-  const pools = config.models.flatMap((model) => model.workers.map(({ name, replicas, firstIndex }) => ({ name, replicas, firstIndex })));
+  const planned = new Set(config.planner?.connector.use === 'process' ? config.planner.models.map(({ model }) => model) : []);
+  const pools = config.models.flatMap((model) => model.workers.map(({ name, replicas, maxReplicas = replicas, firstIndex }) => ({ name, replicas, maxReplicas, firstIndex, isPlanned: planned.has(model.name) })));
   return { hasFrontend: config.frontend !== undefined, hasPlanner: config.planner !== undefined, pools };
 }
 
@@ -68,8 +73,8 @@ interface EffectiveFile {
   readonly discovery: { readonly use: string };
   readonly events: { readonly use: string };
   readonly frontend?: unknown;
-  readonly planner?: unknown;
-  readonly models: readonly { readonly workers: readonly Pool[] }[];
+  readonly planner?: { readonly connector: { readonly use: string }; readonly models: readonly { readonly model: string }[] };
+  readonly models: readonly { readonly name: string; readonly workers: readonly Pool[] }[];
 }
 
 /** The file with only that part in it. `parts` is what `partsOf` said of it. Throws `USAGE_PART_UNKNOWN` when it has no such part. */
@@ -78,10 +83,13 @@ export function selectPart(text: string, part: Part, parts: DeploymentParts, opt
   const has = part.type === 'frontend' ? parts.hasFrontend : part.type === 'planner' ? parts.hasPlanner : parts.pools.some((pool) => pool.name === part.pool && holds(pool, part.index));
   if (!has) throw new ArmatureError('USAGE_PART_UNKNOWN', `the file has no part "${partName(part)}"`, { hint: `it has: ${listOf(parts).join(', ') || 'nothing'}` });
   if (part.type !== 'frontend') document.delete('frontend');
-  if (part.type !== 'planner') document.delete('planner');
+  // Reports go on where the planner does not run.
+  if (parts.hasPlanner && !document.has('telemetry')) document.set('telemetry', document.createNode({}));
+  if (part.type === 'planner') document.setIn(['planner', 'alone'], true);
+  else document.delete('planner');
   if (options.adminPort !== undefined && document.has('admin')) document.setIn(['admin', 'port'], options.adminPort);
   if (part.type === 'frontend' && options.sharePort === true) document.setIn(['frontend', 'config', 'sharePort'], true);
-  keepWorkers(document, part);
+  if (part.type !== 'planner') keepWorkers(document, part);
   return document.toString();
 }
 
@@ -96,8 +104,8 @@ export function listOf({ hasFrontend, hasPlanner, pools }: DeploymentParts): str
   return [...(hasFrontend ? ['frontend'] : []), ...(hasPlanner ? ['planner'] : []), ...new Set(pools.map((pool) => `workers.${pool.name}`))];
 }
 
-function holds({ replicas, firstIndex }: Pool, index: number | undefined): boolean {
-  return index === undefined || (index >= firstIndex && index < firstIndex + replicas);
+function holds({ replicas, maxReplicas = replicas, firstIndex }: Pool, index: number | undefined): boolean {
+  return index === undefined || (index >= firstIndex && index < firstIndex + Math.max(replicas, maxReplicas));
 }
 
 function keepWorkers(document: Document, part: Part): void {

@@ -31,6 +31,8 @@ export interface Clock {
   wallMs(): number;
   /** Calls back once after at least `delayMs`. */
   setTimer(delayMs: number, callback: () => void): Timer;
+  /** Like `setTimer`, for what looks again and again: under virtual time it does not make time pass by itself. Absent: `setTimer` is as good. */
+  setBackgroundTimer?(delayMs: number, callback: () => void): Timer;
   /** Stops a timer; a fired or cleared one is ignored. */
   clearTimer(timer: Timer): void;
   /** Calls back after the current turn of the event loop (setImmediate): the place where a tick's output is gathered and flushed. */

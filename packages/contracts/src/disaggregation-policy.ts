@@ -28,6 +28,8 @@ export interface DisaggregationPolicy extends Lifecycle {
   readonly whenNoPrefillWorker: 'local' | 'fail';
   /** True: the predicted times of the input are looked at; without it they stay NaN. */
   readonly usesPredictions?: boolean;
+  /** Prompts with fewer uncached tokens may be local; a planner sets it while requests run. Absent: not adjustable. */
+  thresholdTokens?: number;
   /** Must not throw or keep `input`. */
   isRemote(input: DisaggregationInput): boolean;
 }

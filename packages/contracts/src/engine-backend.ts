@@ -1,6 +1,8 @@
+import type { PassColumns } from './planner.ts';
 import type { ErrorData } from './errors.ts';
 import type { InferenceEnd, SamplingParams, StopParams, TokenSink } from './inference.ts';
 import type { KvEvent } from './kv-events.ts';
+import type { KvConnector } from './kv-host.ts';
 import type { Lifecycle } from './plugin.ts';
 import type { SegmentLocation } from './transfer-transport.ts';
 import type { WorkerRole } from './worker.ts';
@@ -247,6 +249,8 @@ export interface EngineBackend extends Lifecycle {
   /** Idempotent. The sink gets `end({type:'cancelled'})` unless it has ended. Blocks are freed when no step uses them. */
   cancel(handle: EngineHandle): void;
   load(): EngineLoad;
+  /** Its passes since the last call, newest last, at most 64 (older ones are forgotten). What timing models are fitted from; absent: it does not tell. */
+  takePasses?(): PassColumns;
   /** One listener; set before `start`. Called synchronously, before the terminal item of the request that caused the event. */
   onKvEvent(listener: (event: KvEvent) => void): void;
   /** One event sequence that rebuilds the current cache state, for resync. Ids end at the last one given out. */
@@ -254,4 +258,6 @@ export interface EngineBackend extends Lifecycle {
   /** Why the engine can not serve, or undefined. */
   failure(): ErrorData | undefined;
   readonly kv?: KvFace;
+  /** Instead of `kv`: the engine copies its blocks to and from the worker's host tier by itself. */
+  readonly connector?: KvConnector;
 }

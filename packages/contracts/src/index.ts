@@ -76,6 +76,7 @@ export type {
 export { kvEventSubject } from './kv-events.ts';
 export type { KvEvent, KvTier } from './kv-events.ts';
 export type { KvEvictionOrder, KvOffloadRule, KvPolicy } from './kv-policy.ts';
+export type { KvBlockFormat, KvConnector, KvHostAccess, KvHostPin, KvHostPull, KvHostReservation, KvLender } from './kv-host.ts';
 export { isMemoryTier, KvBlockStatus } from './kv-tier.ts';
 export type {
   KvBlockBatch,
@@ -123,6 +124,7 @@ export type {
   ScalingOrder,
   ScalingStatus,
   TrafficObservation,
+  RequestSamples,
   TrafficReport,
   WorkerCapacity,
 } from './planner.ts';

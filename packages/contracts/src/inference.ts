@@ -121,6 +121,8 @@ export interface InferenceRequest {
   readonly deadlineMs: number;
   /** Separates tenants: part of every block hash. '' = shared. */
   readonly cacheSalt: string;
+  /** LoRA adapter to run with: only workers that have it take the request. Part of every block hash. Absent: the base model. */
+  readonly adapter?: string;
   /** Higher first; 0 = normal. */
   readonly priority: number;
   /** Tier above `priority`, >= 0: where requests queue by priority, a higher tier always goes first. Absent = 0. */

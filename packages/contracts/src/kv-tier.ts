@@ -137,6 +137,8 @@ export interface KvTierHost {
   readonly clock: Clock;
   readonly log: Logger;
   readonly mover: KvBlockMover;
+  /** The engine's own process fills and reads blocks of the memory tier: its mapping must be writable to other processes of this user. */
+  readonly engineWrites?: boolean;
   /** A new order of eviction for a tier with this many places (`KvPolicy.order`). */
   order(places: number): KvEvictionOrder;
   /** Blocks one tenant may hold in a tier of that many. */
@@ -181,6 +183,8 @@ export interface KvTierStore {
 /** A tier in this process' memory: blocks can be filled and read in place. The host tier; at most one per worker, first in the list. */
 export interface KvMemoryTier extends KvTierStore {
   readonly memory: KvMemory;
+  /** Where other processes of this host map it; absent: they cannot. */
+  readonly location?: Extract<SegmentLocation, { type: 'shared' }>;
   /**
    * Up to `count` mutable blocks into `out`, evicting what may go; fewer when everything else is pinned or the quota of the tenant is used up.
    * Returns how many. They belong to the caller until `register` or `free`.

@@ -7,12 +7,14 @@ import type { Selector } from './selection.ts';
 /** A model that this process can answer for. */
 export interface ModelHandle {
   readonly name: string;
+  /** Of a LoRA adapter: the model it belongs to. Absent: a model of its own. */
+  readonly parent?: string;
   /** Unix seconds, for `/v1/models`. */
   readonly createdAtSeconds: number;
   readonly preprocessor: Preprocessor;
   /** Longest prompt plus output, in tokens: the smallest limit of the model and its workers. */
   readonly maxModelTokens: number;
-  /** At least one worker can take requests. */
+  /** At least one worker can take requests; of an adapter: one that has it. */
   isReady(): boolean;
   /** Routes and runs a request. Never throws: refusal arrives as `end({type:'failed'})`. */
   execute(request: InferenceRequest, sink: TokenSink): InferenceHandle;
@@ -20,8 +22,9 @@ export interface ModelHandle {
   readonly selector?: Selector;
 }
 
-/** What a frontend serves; models come and go at run time. */
+/** What a frontend serves; models come and go at run time. LoRA adapters are models of their own, with a `parent`. */
 export interface ModelDirectory {
+  /** Each model, followed by its adapters. */
   list(): readonly ModelHandle[];
   get(name: string): ModelHandle | undefined;
 }

@@ -6,6 +6,8 @@ export interface SelectionQuery {
   readonly id: string;
   readonly promptTokenIds: Int32Array;
   readonly cacheSalt: string;
+  /** As in `InferenceRequest`. */
+  readonly adapter?: string;
   readonly routing: RoutingOverrides;
   /** Count it as load until `ended` (or until nothing was heard of it for some minutes). */
   readonly tracks: boolean;
@@ -45,7 +47,7 @@ export interface WorkerOverlap {
 
 /** Placement without execution. Unknown ids give false. */
 export interface Selector {
-  /** Throws `SERVING_NO_WORKER`, `SERVING_WORKER_UNKNOWN`, `SERVING_NO_PREFILL_WORKER`. */
+  /** Throws `SERVING_NO_WORKER`, `SERVING_NO_ADAPTER_WORKER`, `SERVING_WORKER_UNKNOWN`, `SERVING_NO_PREFILL_WORKER`. */
   select(query: SelectionQuery): Selection;
   /** The first token is there: the prompt no longer waits. */
   prefilled(id: string): boolean;
@@ -53,7 +55,7 @@ export interface Selector {
   grown(id: string, outputTokens: number): boolean;
   /** `cachedTokens`: what the engine did not compute, for the record of the decision. */
   ended(id: string, cachedTokens?: number): boolean;
-  overlaps(promptTokenIds: Int32Array, cacheSalt: string): readonly WorkerOverlap[];
+  overlaps(promptTokenIds: Int32Array, cacheSalt: string, adapter?: string): readonly WorkerOverlap[];
   /** By sequence hashes, interleaved words. */
   overlapsOf(sequenceHashes: Int32Array): readonly WorkerOverlap[];
 }

@@ -1,3 +1,4 @@
+import type { EngineAbilities } from './engine-backend.ts';
 import type { KvTier } from './kv-events.ts';
 
 export type WorkerRole = 'prefill' | 'decode' | 'both';
@@ -17,8 +18,16 @@ export interface WorkerRecord {
   readonly address: string;
   /** Name of the engine plug-in. */
   readonly engine: string;
+  /** Name of its hardware profile. */
   readonly hardware: string;
+  /** Price of this worker per hour. */
   readonly costPerHour: number;
+  /** GPUs of this worker. Absent: 1. */
+  readonly gpus?: number;
+  /** Prompt tokens per second, as a multiple of what the reference profile (1) computes of the same model. Absent: 1. */
+  readonly prefillSpeed?: number;
+  /** Output tokens per second of one decoding batch, likewise. Absent: 1. */
+  readonly decodeSpeed?: number;
   /** LoRA adapters its engine has; requests that name one go only to workers that have it. Absent: none. */
   readonly adapters?: readonly string[];
   /** Labels that requests may require or prefer (`zone=a`, `gpu=h200`). */
@@ -27,6 +36,10 @@ export interface WorkerRecord {
   readonly totalBlocks: number;
   readonly maxModelTokens: number;
   readonly maxBatchedTokens: number;
+  /** Sequences in one pass of its engine. Absent: not told. */
+  readonly maxSequences?: number;
+  /** How its engine can take another role. Absent: not told. */
+  readonly roleChange?: EngineAbilities['roleChange'];
   /** Who samples the first token when prefill is remote. */
   readonly firstToken: 'prefill' | 'decode';
   /** Compared at registration: workers of one model must agree. */

@@ -24,6 +24,8 @@ export { AdminRouteTable } from './leaves/admin-routes.ts';
 export { MsgpackCodec } from './leaves/msgpack-codec.ts';
 export { CoreToken, kindToken } from './scopes/tokens.ts';
 export type { LifecycleDeadlines, Overrides, ScopeIdentity } from './scopes/host.ts';
+export { isProcessGone, processIdentity } from './planes/process-identity.ts';
+export type { ProcessIdentity } from './planes/process-identity.ts';
 export { MemoryDiscovery } from './planes/memory-discovery.ts';
 export type { MemoryPlaneOptions } from './planes/memory-discovery.ts';
 export { MemoryEventPlane } from './planes/memory-events.ts';

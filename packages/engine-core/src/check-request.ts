@@ -2,7 +2,7 @@ import type { EngineAbilities, EngineInfo, EngineRequest, ErrorData } from '@arm
 
 /** Why an engine cannot take a request, or undefined. */
 export function checkRequest(request: EngineRequest, info: EngineInfo, abilities: EngineAbilities): ErrorData | undefined {
-  const { tokenIds, choices, stop, sampling, firstTokens, promptTokens } = request;
+  const { tokenIds, choices, stop, sampling, firstTokens, promptTokens, adapter } = request;
   if (tokenIds.length === 0 || promptTokens < 1 || promptTokens > tokenIds.length) {
     return { code: 'ENGINE_PROMPT_EMPTY', message: `a request needs prompt tokens; it has ${tokenIds.length}` };
   }
@@ -30,7 +30,7 @@ export function checkRequest(request: EngineRequest, info: EngineInfo, abilities
   if (!(sampling.topLogprobs <= abilities.maxTopLogprobs)) {
     return { code: 'ENGINE_LOGPROBS_INVALID', message: `${sampling.topLogprobs} top logprobs asked for; at most ${abilities.maxTopLogprobs}` };
   }
-  return tokenProblem(tokenIds, 0, info.vocabSize) ?? (firstTokens === undefined ? undefined : tokenProblem(firstTokens, ENDED, info.vocabSize));
+  return adapterProblem(adapter, info) ?? tokenProblem(tokenIds, 0, info.vocabSize) ?? (firstTokens === undefined ? undefined : tokenProblem(firstTokens, ENDED, info.vocabSize));
 }
 
 const ROLES_OF_BOTH = ['both', 'prefill', 'decode'];
@@ -38,6 +38,11 @@ const ROLES_OF_BOTH = ['both', 'prefill', 'decode'];
 const ENDED = -1;
 /** Choice numbers are a byte column. */
 const MAX_CHOICES = 256;
+
+function adapterProblem(adapter: string | undefined, { adapters = [] }: EngineInfo): ErrorData | undefined {
+  if (adapter === undefined || adapters.includes(adapter)) return undefined;
+  return { code: 'ENGINE_ADAPTER_UNKNOWN', message: `no adapter "${adapter}"`, hint: `this engine has ${adapters.join(', ') || 'none'}` };
+}
 
 function tokenProblem(tokenIds: Int32Array, lowest: number, vocabSize: number): ErrorData | undefined {
   for (let i = 0; i < tokenIds.length; i++) {

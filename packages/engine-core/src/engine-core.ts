@@ -1,5 +1,5 @@
 import { ArmatureError } from '@armature/contracts';
-import type { Clock, EngineAbilities, EngineBackend, EngineHandle, EngineInfo, EngineLoad, EngineRequest, EngineSink, ErrorData, KvEvent, Logger } from '@armature/contracts';
+import type { Clock, EngineAbilities, EngineBackend, EngineHandle, EngineInfo, EngineLoad, EngineRequest, EngineSink, ErrorData, KvEvent, Logger, PassColumns } from '@armature/contracts';
 import { checkRequest } from './check-request.ts';
 import { UNSTARTED } from './engine-parts.ts';
 import type { KvSizes } from './engine-parts.ts';
@@ -64,9 +64,9 @@ export class EngineCore implements EngineBackend {
   async start(): Promise<void> {
     const { runner, maxSequences, maxBatchedTokens } = this.#options;
     await runner.start();
-    const { modelFingerprint, vocabSize, blockSize, totalBlocks, eosTokenIds } = runner.info;
+    const { modelFingerprint, vocabSize, blockSize, totalBlocks, eosTokenIds, adapters } = runner.info;
     const maxModelTokens = Math.min(runner.info.maxModelTokens, totalBlocks * blockSize);
-    const info = { modelFingerprint, vocabSize, maxModelTokens, blockSize, totalBlocks, maxSequences, maxBatchedTokens };
+    const info = { modelFingerprint, vocabSize, maxModelTokens, blockSize, totalBlocks, maxSequences, maxBatchedTokens, ...(adapters === undefined ? {} : { adapters }) };
     if (this.#loop.isClosed) return; // closed while the model was loading
     this.#info = info;
     this.#loop = this.#buildLoop(info, eosTokenIds);
@@ -105,6 +105,10 @@ export class EngineCore implements EngineBackend {
       totalBlocks: kv.pool.totalBlocks,
       preemptions: scheduler.preemptions,
     };
+  }
+
+  takePasses(): PassColumns {
+    return this.#loop.history.take();
   }
 
   onKvEvent(listener: (event: KvEvent) => void): void {

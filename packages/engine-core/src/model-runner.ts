@@ -50,6 +50,8 @@ export interface SamplingSetup extends SamplingParams {
   readonly minTokens: number;
   /** Tokens that cannot be drawn before `minTokens` outputs: end of sequence and stop tokens. */
   readonly bannedBeforeMinTokens: Int32Array;
+  /** One of the runner's adapters. Absent: the base model. */
+  readonly adapter?: string;
 }
 
 export interface ModelRunnerInfo {
@@ -59,6 +61,8 @@ export interface ModelRunnerInfo {
   readonly eosTokenIds: readonly number[];
   readonly blockSize: number;
   readonly totalBlocks: number;
+  /** LoRA adapters it has. Absent: none. */
+  readonly adapters?: readonly string[];
 }
 
 /** The model side of an engine: executes passes, owns the KV arena. */

@@ -10,6 +10,7 @@ import type { RequestGroup } from './request-group.ts';
 import { finishOf, samplingSetup } from './sampling-setup.ts';
 import { Scheduler } from './scheduler.ts';
 import { Sequence, SequenceState } from './sequence.ts';
+import { PassHistory } from './pass-history.ts';
 import { passesAhead } from './passes-ahead.ts';
 import { SlotTable } from './slot-table.ts';
 import { StepColumns } from './step-columns.ts';
@@ -35,6 +36,7 @@ export interface PassLoopOptions {
 export class PassLoop {
   readonly kv: KvParts;
   readonly scheduler: Scheduler;
+  readonly history: PassHistory;
   readonly #options: PassLoopOptions;
   readonly #sizes: KvSizes;
   readonly #slots: SlotTable;
@@ -63,6 +65,7 @@ export class PassLoop {
     };
     this.kv = buildKvParts({ totalBlocks, clock, log, events, onFreed });
     this.scheduler = new Scheduler({ blockSize, maxSequences, maxBatchedTokens }, this.kv.pool, (sequence) => this.#closeSlot(sequence));
+    this.history = new PassHistory();
     this.#slots = new SlotTable(maxSequences);
     this.#columns = new StepColumns(maxSequences, maxBatchedTokens, Math.ceil(maxModelTokens / blockSize) + 1);
     this.#watchdog = new Watchdog(clock, options.stepTimeoutMs, () => this.#stuck());
@@ -191,6 +194,7 @@ export class PassLoop {
       for (let i = 0; i < this.#batch.length; i++) this.#prepare(this.#batch[i]);
       this.#columns.fill(this.#batch, this.#options.samplesPrefill);
       this.#columns.maxPasses = this.#options.maxPasses > 1 ? passesAhead(this.#batch, this.#sizes, this.#options) : 1;
+      this.history.begin(this.#columns, this.#options.clock.nowMs());
       this.#options.runner.step(this.#columns, this.#onStepped);
     } catch (error) {
       this.#stepped(undefined, ArmatureError.from(error, 'ENGINE_STEP_FAILED').toData());
@@ -213,6 +217,7 @@ export class PassLoop {
     this.#watchdog.disarm();
     if (this.#isClosed || this.#failure !== undefined) return; // a stuck pass that ends after all has nobody to tell
     this.#isStepping = false;
+    this.history.end(result?.passes ?? 1, this.#options.clock.nowMs());
     if (result === undefined) {
       this.#fail(error ?? { code: 'ENGINE_STEP_FAILED', message: 'the model runner failed without saying why' });
       return;

@@ -6,7 +6,7 @@ const NONE = new Int32Array(0);
 
 /** What the runner needs to know to sample for a sequence. */
 export function samplingSetup(sequence: Sequence, eos: ReadonlySet<number>): SamplingSetup {
-  const { sampling, stop, promptTokens } = sequence.request;
+  const { sampling, stop, promptTokens, adapter } = sequence.request;
   const ends = stop.ignoreEos ? [...stop.stopTokenIds] : [...eos, ...stop.stopTokenIds];
   return {
     ...sampling,
@@ -15,6 +15,7 @@ export function samplingSetup(sequence: Sequence, eos: ReadonlySet<number>): Sam
     promptTokenIds: sequence.tokens.slice(0, promptTokens),
     outputTokenIds: sequence.tokens.slice(promptTokens, sequence.length),
     minTokens: stop.minTokens,
+    ...(adapter === undefined ? {} : { adapter }),
     bannedBeforeMinTokens: stop.minTokens > 0 ? Int32Array.from(ends) : NONE,
   };
 }

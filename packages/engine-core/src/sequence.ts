@@ -41,10 +41,10 @@ export class Sequence {
   readonly arrival: number;
 
   constructor(group: RequestGroup, setup: SequenceSetup) {
-    const { tokenIds, cacheSalt } = group.request;
+    const { tokenIds, cacheSalt, adapter } = group.request;
     this.group = group;
     this.choice = setup.choice;
-    this.hasher = new SequenceHasher({ blockSize: setup.blockSize, salt: saltHash({ cacheSalt }) });
+    this.hasher = new SequenceHasher({ blockSize: setup.blockSize, salt: saltHash({ cacheSalt, lora: adapter ?? '' }) });
     this.tokens = new Int32Array(tokenIds.length + HEADROOM_TOKENS);
     this.tokens.set(tokenIds);
     this.length = tokenIds.length;

@@ -71,6 +71,7 @@ const CLASS_BY_CODE: Readonly<Record<string, Class>> = {
   SERVING_OVERLOADED: 'overload',
   SERVING_QUEUE_TIMEOUT: 'overload',
   SERVING_NO_WORKER: 'unavailable',
+  SERVING_NO_ADAPTER_WORKER: 'unavailable',
   SERVING_NO_PREFILL_WORKER: 'unavailable',
   SERVING_WORKER_LOST: 'unavailable',
   SERVING_DEADLINE_EXCEEDED: 'timeout',

@@ -188,8 +188,9 @@ export class OpenAiFrontend implements Frontend {
   }
 }
 
-function modelObject(model: ModelHandle): unknown {
-  return { id: model.name, object: 'model', created: Math.floor(model.createdAtSeconds), owned_by: 'armature', max_model_len: model.maxModelTokens };
+/** As vLLM lists them: adapters beside models, `parent` names the model they belong to. Where their weights lie is not told to clients: `root` is the name. */
+function modelObject({ name, parent, createdAtSeconds, maxModelTokens }: ModelHandle): unknown {
+  return { id: name, object: 'model', created: Math.floor(createdAtSeconds), owned_by: 'armature', root: name, parent: parent ?? null, max_model_len: maxModelTokens };
 }
 
 function envelope(of: ApiProblem): unknown {

@@ -119,7 +119,7 @@ function start(runtime: Runtime, arrival: Arrival, plan: Plan): void {
   const wishes = withHeaders(fields, (name) => exchange.header(name));
   const timeoutMs = timeoutFor(runtime, exchange);
   const traceparent = childTraceparent(exchange.header('traceparent') || undefined, runtime.random);
-  const metrics = runtime.metrics.model(model.name);
+  const metrics = runtime.metrics.model(model.parent ?? model.name);
   const id = shape.idPrefix + runtime.newId();
   const generation = new Generation({
     runtime,

@@ -267,8 +267,8 @@ const DOCUMENT = {
       CompletionResponse: answer('text_completion', { text: { type: 'string' } }),
       Model: {
         type: 'object',
-        required: ['id', 'object', 'created', 'owned_by', 'max_model_len'],
-        properties: { id: { type: 'string' }, object: { const: 'model' }, created: { type: 'integer' }, owned_by: { type: 'string' }, max_model_len: { type: 'integer' } },
+        required: ['id', 'object', 'created', 'owned_by', 'root', 'parent', 'max_model_len'],
+        properties: { id: { type: 'string' }, object: { const: 'model' }, created: { type: 'integer' }, owned_by: { type: 'string' }, root: { type: 'string' }, parent: { type: ['string', 'null'] }, max_model_len: { type: 'integer' } },
       },
       Error: ERROR,
     },

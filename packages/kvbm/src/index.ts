@@ -27,6 +27,7 @@ export type {
   KvTierEvent,
 } from './manager/face.ts';
 export { createBlockManager } from './manager/create-block-manager.ts';
+export { deviceOutOfReach } from './device/out-of-reach.ts';
 export { diskTier } from './disk/plugin.ts';
 export { DiskTier } from './disk/disk-tier.ts';
 export type { DiskTierConfig } from './disk/disk-config.ts';

@@ -73,6 +73,19 @@ describe('the planner', () => {
     await planner.close();
   });
 
+  it('a first order that is refused is given again, and not less', async () => {
+    const { outside, planner } = build({ config: config({ pools: [pool({ replicas: 5 })] }) });
+    let refused = 0;
+    outside.load = 30;
+    outside.fail = async () => {
+      if (++refused <= 3) throw new Error('not yet');
+    };
+    await planner.start();
+    await pass(outside.clock, 5_000);
+    expect(outside.orders.map(({ revision, pools }) => [revision, pools[0]?.replicas])).toEqual([[1, 5]]);
+    await planner.close();
+  });
+
   it('a connector that hangs is given the same order again, never piles up calls, and is said', async () => {
     const { outside, planner, metrics } = build();
     await planner.start();

@@ -1,5 +1,5 @@
 import { ArmatureError } from '@armature/contracts';
-import type { Clock, Discovery, EventPlane, Health, Logger, Metrics, Objective, PlannedPool, PlannerInput, PlannerPolicy, PlannerProposal, ScalingConnector, Timer } from '@armature/contracts';
+import type { Clock, Discovery, EventPlane, Health, Logger, Metrics, Objective, PlannedPool, PlannerInput, PlannerObservation, PlannerPolicy, PlannerProposal, ScalingConnector, Timer } from '@armature/contracts';
 import { Constraints } from './constrain/constraints.ts';
 import type { ConstrainedPlan, ConstraintConfig } from './constrain/constraints.ts';
 import { RoleMoves } from './execute/moves.ts';
@@ -93,8 +93,7 @@ export class Planner {
 
   /** Goes on from the order in force; without one, orders the workers that are there or are configured. Then ticks. */
   async start(): Promise<void> {
-    await this.#observer.start();
-    await this.#begin();
+    await this.open();
     this.#schedule(this.#options.config.intervalMs);
   }
 
@@ -104,6 +103,7 @@ export class Planner {
     if (this.#timer !== undefined) this.#options.clock.clearTimer(this.#timer);
     await this.#running;
     this.#observer.close();
+    this.#options.health?.remove(`planner ${this.model}`);
   }
 
   /** One tick now; for those who drive the planner themselves instead of `start`ing its timer. Call `open` first. */
@@ -119,7 +119,7 @@ export class Planner {
     const proposal = this.#propose(input);
     const plan = this.#constraints.constrain(proposal.state, input, { isBlind: seen.isBlind, stuck: progress.stuck });
     const roleProblem = this.#moves.takeProblem();
-    const executed = await this.#execute(plan, observation.pools);
+    const executed = await this.#execute(plan, observation);
     const problems = [...observation.problems, ...progress.problems, ...said(roleProblem), ...said(this.#orders.problem)];
     const record = recordOf({ seen, input, proposal, plan, problems, wallMs: this.#options.clock.wallMs(), execution: { ...executed, revision: this.#orders.inForce?.revision ?? 0, status } });
     this.ticks.add(record);
@@ -138,11 +138,11 @@ export class Planner {
     const { config, isDry } = this.#options;
     await this.#orders.recover();
     if (!this.#orders.isKnown) return;
-    this.#isReady = true;
     if (this.#orders.inForce === undefined && isDry !== true) {
       const first = firstOrder(config.pools, this.#observer.fleet.counts());
       if ((await this.#orders.give(first)) === 'taken') for (const [pool, count] of Object.entries(first)) this.#observer.ordered(pool, count - (this.#observer.fleet.counts().get(pool) ?? 0));
     }
+    this.#isReady = this.#orders.inForce !== undefined || isDry === true;
     this.#constraints.begin(Object.fromEntries(this.#desired()));
   }
 
@@ -168,10 +168,13 @@ export class Planner {
     }
   }
 
-  async #execute({ state }: ConstrainedPlan, pools: readonly { readonly pool: string; readonly desired: number }[]): Promise<{ readonly order: 'unchanged' | 'taken' | 'failed'; readonly roleChanges: readonly string[] }> {
+  async #execute({ state }: ConstrainedPlan, observation: PlannerObservation): Promise<{ readonly order: 'unchanged' | 'taken' | 'failed'; readonly roleChanges: readonly string[] }> {
     if (this.#isClosed) return { order: 'unchanged', roleChanges: [] };
     const order = await this.#orders.give(state.replicas);
-    if (order === 'taken') for (const { pool, desired } of pools) this.#observer.ordered(pool, state.replicas[pool] - desired);
+    if (order === 'taken') {
+      this.#constraints.ordered(state, observation);
+      for (const { pool, desired } of observation.pools) this.#observer.ordered(pool, state.replicas[pool] - desired);
+    }
     const { threshold, isDry } = this.#options;
     if (isDry === true || this.#isClosed) return { order, roleChanges: [] };
     if (state.thresholdTokens !== undefined && state.thresholdTokens !== threshold?.current()) threshold?.set(state.thresholdTokens);

@@ -16,5 +16,6 @@ export { Method, PROTOCOL } from './messages.ts';
 export { TcpRequestPlane, tcpRequestPlane } from './tcp-plane/index.ts';
 export { ClusterControl } from './control/cluster-control.ts';
 export type { ClusterControlOptions, RoleChangeRequest, RoleChanged } from './control/cluster-control.ts';
+export type { UnwellWorker } from './control/unwell.ts';
 export { controlDeployment } from './control/plugin.ts';
 export type { ControlDeployment } from './control/plugin.ts';

@@ -1,5 +1,6 @@
 import { ArmatureError } from '@armature/contracts';
 import type {
+  EngineInfo,
   EngineRequest,
   KvSource,
   PlainData,
@@ -108,6 +109,7 @@ export function requestMessage(request: EngineRequestFields, extra: Readonly<Rec
     promptTokens: request.promptTokens,
     sequenceHashes: request.sequenceHashes,
     cacheSalt: request.cacheSalt,
+    ...(request.adapter === undefined ? {} : { adapter: request.adapter }),
     sampling: request.sampling as unknown as PlainData,
     stop: request.stop as unknown as PlainData,
     choices: request.choices,
@@ -127,6 +129,7 @@ export function parseRequest(message: PlaneMessage): EngineRequestFields {
   const promptTokens = number(message['promptTokens'], 'promptTokens');
   if (promptTokens < 1 || promptTokens > tokenIds.length) fail('promptTokens', promptTokens);
   const firstTokens = message['firstTokens'];
+  const adapter = message['adapter'];
   return {
     id: string(message['id'], 'id'),
     leg,
@@ -134,6 +137,7 @@ export function parseRequest(message: PlaneMessage): EngineRequestFields {
     promptTokens,
     sequenceHashes: ints(message['sequenceHashes'], 'sequenceHashes'),
     cacheSalt: string(message['cacheSalt'], 'cacheSalt'),
+    ...(adapter === undefined || adapter === null ? {} : { adapter: string(adapter, 'adapter') }),
     sampling: samplingFrom(message['sampling']),
     stop: stopFrom(message['stop']),
     choices: number(message['choices'], 'choices'),
@@ -142,6 +146,14 @@ export function parseRequest(message: PlaneMessage): EngineRequestFields {
     priority: number(message['priority'], 'priority'),
     leaseTtlMs: number(message['leaseTtlMs'], 'leaseTtlMs'),
   };
+}
+
+/** A leg for an engine. One for an adapter that the engine lacks is refused, whatever the engine would do: it may move on. Throws `SERVING_MESSAGE_INVALID` too. */
+export function parseRequestFor({ adapters = [] }: EngineInfo, message: PlaneMessage): EngineRequestFields {
+  const request = parseRequest(message);
+  const { adapter } = request;
+  if (adapter === undefined || adapters.includes(adapter)) return request;
+  throw new ArmatureError('SERVING_ADAPTER_UNKNOWN', `this worker's engine has no adapter "${adapter}"`, { hint: `it has ${adapters.join(', ') || 'none'}; the caller went by an older registration`, retryable: true });
 }
 
 /** The engine's own words for a remote lease, when the message carries them. */

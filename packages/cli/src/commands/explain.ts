@@ -53,6 +53,16 @@ function fetchLines({ runs, onboardedBlocks, waitedMs }: NonNullable<RequestReco
   return lines;
 }
 
+/** Where the request went on when it lost a worker, and what that cost. */
+function moveLines(moves: RequestRecord['moves']): string[] {
+  return moves.map(({ kind, from, to, code, choice, atToken, addedMs }, i) => {
+    const what = `${kind === 'decode' ? 'decode ' : ''}${shortName(from)} → ${to === undefined ? 'nowhere' : shortName(to)}`;
+    const of = choice === undefined ? '' : ` of choice ${choice}`;
+    const cost = addedMs === undefined ? 'no token came after it' : `${ms(addedMs)} to the next token`;
+    return `  ${(i === 0 ? 'migrated' : '').padEnd(12)} ${what} after ${atToken} tokens${of}: ${code}; ${cost}`;
+  });
+}
+
 /** One turn, as `armature chat --explain` shows it. */
 export function explainRequest(record: RequestRecord): string {
   const lines = record.decisions.flatMap(decisionLines);
@@ -66,6 +76,7 @@ export function explainRequest(record: RequestRecord): string {
     lines.push(`  ${'moved'.padEnd(12)} ${movedBlocks} blocks (${bytes(movedBytes)}) ${shortName(from)} → ${shortName(to)} in ${ms(durationMs)}${held}${outcome === 'valid' ? '' : ` (${outcome})`}`);
   }
   if (record.kv !== undefined) lines.push(...fetchLines(record.kv));
+  lines.push(...moveLines(record.moves));
   lines.push(
     `  ${'tokens'.padEnd(12)} ${record.promptTokens} prompt, ${record.cachedTokens} cached, ${record.outputTokens} output · TTFT ${ms(record.ttftMs)} · ITL ${ms(record.itlMs)}`,
   );

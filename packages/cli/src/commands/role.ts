@@ -41,21 +41,25 @@ export async function role(worker: string, wanted: string, options: RoleOptions)
   });
 }
 
-/** `armature workers`: who is alive, in which role, how loaded. */
+/** `armature workers`: who is alive, in which role, how loaded; then those that are out because their engine failed. */
 export async function workers(options: { readonly file: string; readonly json: boolean }): Promise<void> {
   await withControl(options.file, async (control) => {
     const rows = await Promise.all(
       (await control.list()).map(async (record) => {
-        const { model, instanceId, role: has, engine, hardware, address } = record;
-        return { model, instanceId, role: has, engine, hardware, address, load: await control.load(record) };
+        const { model, instanceId, role: has, engine, hardware, costPerHour, gpus = 1, prefillSpeed = 1, decodeSpeed = 1, adapters = [], address } = record;
+        return { model, instanceId, role: has, engine, hardware, costPerHour, gpus, prefillSpeed, decodeSpeed, adapters, address, state: 'ready', load: await control.load(record) };
       }),
     );
+    const unwell = await control.unwell();
     if (options.json) {
-      process.stdout.write(`${JSON.stringify(rows, null, 2)}\n`);
+      process.stdout.write(`${JSON.stringify([...rows, ...unwell], null, 2)}\n`);
       return;
     }
-    const lines = rows.map((row) => [row.model, row.instanceId, row.role, row.engine, row.load === undefined ? 'no answer' : `${row.load.running}+${row.load.waiting}`, row.load === undefined ? '' : `${row.load.usedBlocks}/${row.load.totalBlocks}`, row.address]);
-    const table = [['model', 'worker', 'role', 'engine', 'run+wait', 'blocks', 'address'], ...lines];
+    const lines = rows.map((row) => [row.model, row.instanceId, row.role, row.engine, `${row.gpus}x ${row.hardware}`, row.costPerHour.toFixed(2), row.adapters.length === 0 ? '-' : row.adapters.join(','), row.load === undefined ? 'no answer' : `${row.load.running}+${row.load.waiting}`, row.load === undefined ? '' : `${row.load.usedBlocks}/${row.load.totalBlocks}`, row.address]);
+    const table = [['model', 'worker', 'role', 'engine', 'hardware', 'cost/h', 'adapters', 'run+wait', 'blocks', 'address'], ...lines];
+    for (const { model, instanceId, role: had, engine, hardware, state, holdMs, code, address } of unwell) {
+      table.push([model, instanceId, had, engine, hardware, '', '', state === 'failed' ? `failed: ${code}` : `well again, back after ${holdMs / 1000} s`, '', address]);
+    }
     const widths = table[0]?.map((_title, i) => Math.max(...table.map((line) => line[i]?.length ?? 0))) ?? [];
     for (const line of table) process.stdout.write(`${line.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('  ').trimEnd()}\n`);
   });

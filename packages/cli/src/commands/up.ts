@@ -44,7 +44,8 @@ export function plansOf(file: string, parts: DeploymentParts, frontends: number)
     const only = part.type === 'workers' ? `workers.${partName(part)}` : part.type;
     plans.push({ name, isFrontend: part.type === 'frontend', args: ['serve', '-f', file, '--only', only, ...more] });
   };
-  for (const { name: pool, replicas, firstIndex } of parts.pools) {
+  for (const { name: pool, replicas, firstIndex, isPlanned } of parts.pools) {
+    if (isPlanned === true) continue; // the planner starts them
     for (let index = firstIndex; index < firstIndex + replicas; index++) {
       const part: Part = { type: 'workers', pool, index };
       const name = partName(part);

@@ -28,6 +28,8 @@ export interface HostMemoryOptions {
   readonly mover: KvBlockMover;
   readonly log: Logger;
   readonly machine: HostMachine;
+  /** Another process of this user fills blocks. Else the kernel refuses others writable mappings. */
+  readonly othersWrite: boolean;
 }
 
 /**
@@ -65,6 +67,10 @@ export class HostMemory {
     }
   }
 
+  get location(): Extract<SegmentLocation, { type: 'shared' }> | undefined {
+    return this.#shared?.location();
+  }
+
   /** Throws `TRANSFER_SEGMENT_BUSY` while a transfer uses it; nothing has changed then. */
   close(): void {
     this.#mover.deregister(this.memory);
@@ -76,9 +82,9 @@ function mappedBytes(shared: SharedMemory, lengthBytes: number): { bytes: Uint8A
   return { bytes: new Uint8Array(shared.buffer, 0, lengthBytes), location: shared.location() };
 }
 
-function mapped({ name, log, machine }: HostMemoryOptions, lengthBytes: number): SharedMemory | undefined {
+function mapped({ name, log, machine, othersWrite }: HostMemoryOptions, lengthBytes: number): SharedMemory | undefined {
   try {
-    return machine.createSharedMemory({ name, lengthBytes, peerAccess: 'read' });
+    return machine.createSharedMemory({ name, lengthBytes, peerAccess: othersWrite ? 'read-write' : 'read' });
   } catch (error) {
     const { code, message } = ArmatureError.from(error);
     log.warn('host tier is plain memory: peers on this host copy over a socket instead of mapping it', { code, reason: message });

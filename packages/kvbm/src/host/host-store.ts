@@ -1,5 +1,5 @@
 import { KvBlockStatus, TransferStatus } from '@armature/contracts';
-import type { Clock, KvBlockBatch, KvMemory, KvMemoryTier, KvOperation, KvRecordVisitor, KvRemovalReason, KvTierHost, KvTierStats, Logger } from '@armature/contracts';
+import type { Clock, KvBlockBatch, KvMemory, KvMemoryTier, KvOperation, KvRecordVisitor, KvRemovalReason, KvTierHost, KvTierStats, Logger, SegmentLocation } from '@armature/contracts';
 import { BlockTable } from '../store/block-table.ts';
 import { Removals } from '../store/removals.ts';
 import type { HostMemory } from './host-memory.ts';
@@ -21,6 +21,7 @@ export class HostStore implements KvMemoryTier {
   readonly tier = 'host';
   readonly capacityBlocks: number;
   readonly memory: KvMemory;
+  readonly location?: Extract<SegmentLocation, { type: 'shared' }>;
   readonly #host: KvTierHost;
   readonly #clock: Clock;
   readonly #log: Logger;
@@ -47,6 +48,7 @@ export class HostStore implements KvMemoryTier {
     const places = memory.blocks;
     this.capacityBlocks = places;
     this.memory = memory;
+    if (hostMemory.location !== undefined) this.location = hostMemory.location;
     this.#host = host;
     this.#clock = host.clock;
     this.#log = host.log;

@@ -40,7 +40,7 @@ export class HostTier implements KvTierBackend {
       throw new ArmatureError('KVBM_CAPACITY_INVALID', `a host tier of ${formatSize(this.#capacityBytes)} for blocks of ${formatSize(blockStrideBytes)}`, { hint: 'it must hold at least one block and fewer than 2^30' });
     }
     const layout = { blocks, blockStrideBytes, pieces: 1, pieceBytes: blockBytes, pieceStrideBytes: blockBytes };
-    const memory = HostMemory.allocate({ layout, name: `armature-kv-${worker}`, mover, log, machine: this.#machine });
+    const memory = HostMemory.allocate({ layout, name: `armature-kv-${worker}`, mover, log, machine: this.#machine, othersWrite: host.engineWrites === true });
     log.info('host tier is open', { blocks, blockBytes, bytes: blocks * blockStrideBytes, mapped: memory.isMapped });
     return new HostStore(host, memory);
   }

@@ -3,6 +3,7 @@ import type { BlockManager, BlockManagerOptions, BlockManagerStats, KvFetchReque
 import type { DeviceOffload } from './device-offload.ts';
 import type { Demotion } from './demotion.ts';
 import type { Fetches } from './fetches.ts';
+import type { HostAccess } from './host-access.ts';
 import type { HostLoads } from './host-loads.ts';
 import type { Loans } from './loans.ts';
 import type { ManagerParts } from './parts.ts';
@@ -23,6 +24,7 @@ export interface BlockManagerPieces {
   readonly fetches: Fetches;
   readonly prefetches: Prefetches;
   readonly loans: Loans;
+  readonly host: HostAccess;
   readonly prefill: PrefillSpeed;
   /** By tier, host first. */
   readonly problems: readonly (ErrorData | undefined)[];
@@ -49,6 +51,10 @@ export class KvBlockManager implements BlockManager {
 
   onTierEvent(listener: (event: KvTierEvent) => void): void {
     this.#pieces.parts.events.listen(listener);
+  }
+
+  get host(): BlockManager['host'] {
+    return this.#pieces.host;
   }
 
   snapshot(): readonly KvTierEvent[] {
@@ -136,15 +142,16 @@ export class KvBlockManager implements BlockManager {
   }
 
   async #close(): Promise<void> {
-    const { parts, offload, demotions, loads, fetches, prefetches, loans, closeRest } = this.#pieces;
+    const { parts, offload, demotions, loads, fetches, prefetches, loans, host: access, closeRest } = this.#pieces;
     const { clock, log, host, lower } = parts;
     prefetches.close();
     fetches.cancelAll();
     loans.close();
+    access.close();
     loads.cancelAll();
     for (const part of [offload, ...demotions]) part.cancelAll();
     const untilMs = clock.nowMs() + CLOSE_DEADLINE_MS;
-    const running = (): number => loads.running + fetches.running + offload.running + demotions.reduce((total, demotion) => total + demotion.running, 0) + this.#verifying;
+    const running = (): number => loads.running + access.running + fetches.running + offload.running + demotions.reduce((total, demotion) => total + demotion.running, 0) + this.#verifying;
     while (running() > 0 && clock.nowMs() < untilMs) await clock.sleep(1);
     if (running() > 0) log.error('KV transfers did not end while closing; their memory is left to the end of the process', { running: running() });
     const failures: unknown[] = [];

@@ -1,12 +1,15 @@
-import type { ErrorData, KvBlockBatch } from '@armature/contracts';
+import type { ErrorData, KvArena, KvBlockBatch, KvMemory } from '@armature/contracts';
 import { createVerifier } from '../checksum/verifier.ts';
 import { contentBytes, deviceMemory } from '../device/device-memory.ts';
+import { isOutOfReach } from '../device/out-of-reach.ts';
 import { BlockMover } from '../mover/block-mover.ts';
+import { Arrivals } from './arrivals.ts';
 import { KvBlockManager } from './block-manager.ts';
 import { Demotion } from './demotion.ts';
 import { DeviceOffload } from './device-offload.ts';
 import type { BlockManager, BlockManagerOptions } from './face.ts';
 import { Fetches } from './fetches.ts';
+import { HostAccess } from './host-access.ts';
 import { HostLoads } from './host-loads.ts';
 import { Loans } from './loans.ts';
 import { LowerSources } from './lower-sources.ts';
@@ -32,7 +35,7 @@ const noChecksums: BlockChecksums = { checksums: (_memory, _blocks, count, _hash
 export async function createBlockManager(options: BlockManagerOptions): Promise<BlockManager> {
   const { kv, agent, clock, config } = options;
   const arena = kv.arena();
-  const device = deviceMemory(arena, options.arenaSegment);
+  const device = isOutOfReach(arena) ? noDevice(arena) : deviceMemory(arena, options.arenaSegment);
   const blockBytes = contentBytes(arena);
   const layoutFingerprint = config.verify ? arena.layoutFingerprint : `${arena.layoutFingerprint}/unverified`;
   const mover = new BlockMover({ agent, clock });
@@ -84,12 +87,19 @@ function assemble(options: BlockManagerOptions, parts: ManagerParts, listening: 
   const prefill = new PrefillSpeed();
   const fetches = new Fetches({ parts, loads, lower, prefill, agent, peers, layoutFingerprint, onUsed: (hashes, blocks) => offload.used(hashes, blocks) });
   const prefetches = new Prefetches({ parts, loads, lower, prefill, isBusy: () => fetches.running > 0 });
-  const loans = new Loans(parts, loads, lower);
+  const arrivals = new Arrivals(parts.clock);
+  const loans = new Loans(parts, loads, lower, arrivals);
+  const host = new HostAccess({ parts, loads, lower, arrivals, sourceOf: ({ worker, blocks }) => fetches.peerSource({ ...worker, blocks }) });
   const closeRest = (): void => {
     parts.metrics.close();
     (parts.mover as BlockMover).close();
   };
-  return new KvBlockManager(worker, { parts, offload, demotions, loads, fetches, prefetches, loans, prefill, problems: listening.problems, corruptBlocks: () => parts.metrics.corruptBlocks, closeRest });
+  return new KvBlockManager(worker, { parts, offload, demotions, loads, fetches, prefetches, loans, host, prefill, problems: listening.problems, corruptBlocks: () => parts.metrics.corruptBlocks, closeRest });
+}
+
+/** Memory without a block: nothing is copied to or from it here. */
+function noDevice({ blockStrideBytes, pieces, pieceBytes, pieceStrideBytes }: KvArena): KvMemory {
+  return { segment: -1, blocks: 0, blockStrideBytes, pieces, pieceBytes, pieceStrideBytes, bytes: undefined };
 }
 
 /** What the tiers report, on its way to followers, metrics and the offload below. Tiers speak from `open` on: before the rest exists. */

@@ -1,6 +1,7 @@
 import { KvBlockStatus, TransferStatus } from '@armature/contracts';
 import type { KvBlockBatch, KvEvent, KvLease, KvOffloadRule, Timer } from '@armature/contracts';
 import { U64Map } from '@armature/tokens';
+import { isOutOfReach } from '../device/out-of-reach.ts';
 import { batchOf, keepRows } from './batches.ts';
 import type { ManagerParts } from './parts.ts';
 import { RowQueue } from './row-queue.ts';
@@ -61,7 +62,7 @@ export class DeviceOffload {
   }
 
   engineEvent(event: KvEvent): void {
-    if (this.#isClosed || (event.type !== 'cleared' && event.tier !== 'device')) return;
+    if (this.#isClosed || isOutOfReach(this.#parts.kv.arena()) || (event.type !== 'cleared' && event.tier !== 'device')) return;
     if (event.type === 'stored') this.#stored(event.parent, event.sequenceHashes, this.#parts.tenants.numberOf(event.cacheSalt ?? ''));
     else if (event.type === 'removed') this.#removed(event.sequenceHashes);
     else if (event.tier === undefined || event.tier === 'device') {

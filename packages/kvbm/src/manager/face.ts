@@ -1,4 +1,4 @@
-import type { Clock, ErrorData, KvEvent, KvFace, KvOperation, KvPolicy, KvStoreTier, KvTierBackend, KvTierStats, Logger, Metrics } from '@armature/contracts';
+import type { Clock, ErrorData, KvEvent, KvFace, KvHostAccess, KvOperation, KvPolicy, KvStoreTier, KvTierBackend, KvTierStats, Logger, Metrics } from '@armature/contracts';
 import type { Agent } from '@armature/nixel';
 
 /** Where a run of blocks comes from. */
@@ -86,7 +86,7 @@ export interface BlockManagerOptions {
   readonly modelFingerprint: string;
   readonly blockSize: number;
   readonly baseDir: string;
-  /** Of a started engine. */
+  /** Of a started engine; `deviceOutOfReach` for one that copies its blocks by itself (then `arenaSegment` means nothing). */
   readonly kv: KvFace;
   /** The worker's agent; its arena is registered as `arenaSegment`. The manager registers its host memory with it. */
   readonly agent: Agent;
@@ -142,6 +142,8 @@ export interface BlockManager {
   engineEvent(event: KvEvent): void;
   /** One listener; set before the first engine event. */
   onTierEvent(listener: (event: KvTierEvent) => void): void;
+  /** The host tier, for an engine that copies its blocks by itself. */
+  readonly host: KvHostAccess;
   /** What the tiers hold, parents first. */
   snapshot(): readonly KvTierEvent[];
   /**

@@ -159,11 +159,16 @@ export class Fetches {
   }
 
   #peerCandidate(peer: KvPeer): Candidate[] {
+    const from = this.peerSource(peer);
+    return from === undefined ? [] : [{ source: 'peer', cost: from.cost, peer, from, held: (row) => Math.max(0, peer.blocks - row) }];
+  }
+
+  /** Undefined: its blocks mean nothing here, or it cannot be asked. */
+  peerSource(peer: KvPeer): PeerSource | undefined {
     const { parts, agent, peers: calls, layoutFingerprint } = this.#options;
-    if (calls === undefined || peer.layoutFingerprint !== layoutFingerprint) return [];
+    if (calls === undefined || peer.layoutFingerprint !== layoutFingerprint) return undefined;
     const { clock, log, blockBytes, costs } = parts;
-    const cost = costs.peer(peer.instanceId);
-    return [{ source: 'peer', cost, peer, from: new PeerSource(peer, cost, { agent, calls, clock, log, blockBytes }), held: (row) => Math.max(0, peer.blocks - row) }];
+    return new PeerSource(peer, costs.peer(peer.instanceId), { agent, calls, clock, log, blockBytes });
   }
 
   /** One block in the background, into host memory: what was declined is measured again, and the next request may find it there. */

@@ -1,6 +1,7 @@
 import type { KvOperation, Timer } from '@armature/contracts';
 import type { KvLoan } from './face.ts';
 import { promptRows } from './batches.ts';
+import type { Arrivals } from './arrivals.ts';
 import type { BlockSource, HostLoads } from './host-loads.ts';
 import type { LowerSources } from './lower-sources.ts';
 import type { ManagerParts } from './parts.ts';
@@ -21,6 +22,7 @@ export class Loans {
   readonly #parts: ManagerParts;
   readonly #loads: HostLoads;
   readonly #lower: LowerSources;
+  readonly #arrivals: Arrivals;
   readonly #loans = new Map<number, Loan>();
   /** Blocks being brought up for a loan; ends the wait without one. */
   readonly #waiting = new Set<() => void>();
@@ -28,8 +30,9 @@ export class Loans {
   #nextId = 1;
   #isClosed = false;
 
-  constructor(parts: ManagerParts, loads: HostLoads, lower: LowerSources) {
+  constructor(parts: ManagerParts, loads: HostLoads, lower: LowerSources, arrivals: Arrivals) {
     this.#parts = parts;
+    this.#arrivals = arrivals;
     this.#loads = loads;
     this.#lower = lower;
   }
@@ -38,8 +41,16 @@ export class Loans {
     return this.#loans.size;
   }
 
+  /** What the engine is copying down at this moment is waited for. */
   lend(hashes: Int32Array, from: number, to: number, ttlMs: number, deadlineMs: number, done: (loan: KvLoan | undefined) => void): void {
-    const rows = Math.min(to, hashes.length >> 1) - from;
+    const end = Math.min(to, hashes.length >> 1);
+    const { clock } = this.#parts;
+    const startMs = clock.nowMs();
+    this.#arrivals.wait(hashes, from, end, deadlineMs, () => this.#lend(hashes, from, end, ttlMs, Math.max(0, startMs + deadlineMs - clock.nowMs()), done));
+  }
+
+  #lend(hashes: Int32Array, from: number, to: number, ttlMs: number, deadlineMs: number, done: (loan: KvLoan | undefined) => void): void {
+    const rows = to - from;
     if (!this.#hasRoom(rows)) {
       done(undefined);
       return;

@@ -1,6 +1,7 @@
 import { ArmatureError, isMemoryTier } from '@armature/contracts';
 import type { ErrorData, KvBlockMover, KvMemoryTier, KvRemovalReason, KvTierBackend, KvTierHost, KvTierStore } from '@armature/contracts';
 import { CHECKSUM_VERSION } from '../checksum/verifier.ts';
+import { isOutOfReach } from '../device/out-of-reach.ts';
 import { formatSize } from '../size.ts';
 import type { BlockManagerOptions } from './face.ts';
 import type { ManagedTier } from './parts.ts';
@@ -83,6 +84,7 @@ async function openTier({ manager, layoutFingerprint, blockBytes, mover, tenants
     clock,
     log,
     mover,
+    ...(isOutOfReach(manager.kv.arena()) ? { engineWrites: true } : {}),
     order: (places) => {
       order = new WatchedOrder(policy.order(backend.tier, places), isLast ? 0 : places, isLast || rule.when !== 'uses' ? 0 : rule.uses, (...row) => listener.used(i, ...row));
       return order;

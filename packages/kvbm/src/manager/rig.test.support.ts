@@ -3,6 +3,7 @@ import type { Counter, Gauge, Histogram, KvPolicy, KvTierBackend, KvTierHost, Kv
 import { ManualClock } from '@armature/contracts/testing/manual-clock';
 import { createAgent, MemoryTransport } from '@armature/nixel';
 import type { Agent, MemoryTransportOptions } from '@armature/nixel';
+import { deviceOutOfReach } from '../device/out-of-reach.ts';
 import { HostTier } from '../host/host-tier.ts';
 import { kvPolicyDefaults } from '../policy/config.ts';
 import type { KvPolicyConfig } from '../policy/config.ts';
@@ -62,6 +63,8 @@ export interface RigOptions {
   readonly prefetch?: KvPolicy['prefetch'];
   readonly config?: Partial<BlockManagerConfig>;
   readonly isWasm?: boolean;
+  /** The engine copies its blocks by itself: the fake one is not used. */
+  readonly isOutOfReach?: boolean;
   readonly peers?: KvPeerCalls;
   readonly transport?: MemoryTransport;
   /** What the engine computes in a millisecond; 0: nobody has observed it. */
@@ -112,7 +115,7 @@ export class Rig {
       modelFingerprint: 'model',
       blockSize: BLOCK_SIZE,
       baseDir: '/nowhere',
-      kv: engine,
+      kv: options.isOutOfReach === true ? deviceOutOfReach({ layoutFingerprint: 'fake-layout', pieces: PIECES, pieceBytes: PIECE_BYTES }) : engine,
       agent,
       arenaSegment,
       tiers: options.tiers ?? [{ tier: 'host', capacityBytes: () => host.capacityBytes(), open: openHost }, ...lower],
@@ -162,7 +165,7 @@ export class Rig {
   /** Everything that was lent, pinned or reserved: all zero when nothing is under way. */
   held(): Record<string, number> {
     const { loans, pinnedDeviceBlocks, tiers } = this.manager.stats();
-    return { ...this.engine.counts(), used: this.engine.pool.usedBlocks, loans, pinnedDeviceBlocks, ...Object.fromEntries(tiers.map(({ tier, pinnedBlocks }) => [tier, pinnedBlocks])) };
+    return { ...this.engine.counts(), ...this.manager.host.counts(), used: this.engine.pool.usedBlocks, loans, pinnedDeviceBlocks, ...Object.fromEntries(tiers.map(({ tier, pinnedBlocks }) => [tier, pinnedBlocks])) };
   }
 
   leaks(): string[] {

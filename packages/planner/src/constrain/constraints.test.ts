@@ -63,7 +63,9 @@ describe('constraints', () => {
   it('cool-down after a change, each way', () => {
     const constraints = new Constraints({ ...calm, cooldownUpMs: 5_000, cooldownDownMs: 20_000 });
     const step = (atMs: number, desired: number, wanted: number): (string | number | undefined)[] => {
-      const plan = constraints.constrain({ replicas: { all: wanted }, lent: [] }, input([seen({ desired, ready: desired })], { atMs }));
+      const asked = input([seen({ desired, ready: desired })], { atMs });
+      const plan = constraints.constrain({ replicas: { all: wanted }, lent: [] }, asked);
+      constraints.ordered(plan.state, asked.observation);
       return [plan.state.replicas['all'], ...names(plan)];
     };
     expect(step(0, 2, 3)).toEqual([3]);

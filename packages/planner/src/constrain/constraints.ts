@@ -1,4 +1,4 @@
-import type { JsonSchema, PlannedState, PlannerInput, PoolObservation } from '@armature/contracts';
+import type { JsonSchema, PlannedState, PlannerInput, PlannerObservation, PoolObservation } from '@armature/contracts';
 import { fitBudget } from './budget.ts';
 import { sanitised } from './sanitise.ts';
 
@@ -67,7 +67,12 @@ export class Constraints {
     for (let i = 0; i < this.#config.stabilisationTicks; i++) this.#recent.push(replicas);
   }
 
-  /** Once per tick. What it returns is taken to be ordered. */
+  /** What was ordered at a tick: cool-downs begin. */
+  ordered({ replicas }: PlannedState, { pools, atMs }: PlannerObservation): void {
+    for (const { pool, desired } of pools) if (replicas[pool] !== desired) this.#changedMs.set(pool, atMs);
+  }
+
+  /** Once per tick. */
   constrain(proposed: PlannedState, input: PlannerInput, facts: ConstraintFacts = nothingWrong): ConstrainedPlan {
     const { pools, atMs } = input.observation;
     const bound: BoundConstraint[] = [];
@@ -78,7 +83,6 @@ export class Constraints {
     for (const pool of pools) replicas[pool.pool] = this.#calmed(pool, state.replicas[pool.pool] ?? pool.desired, { atMs, facts, bound });
     fitBudget(replicas, pools, input.objective, bound);
     const lent = state.lent.map((entry) => ({ ...entry, workers: Math.min(entry.workers, this.#lendable(entry.from, replicas, pools)) }));
-    for (const { pool, desired } of pools) if (replicas[pool] !== desired) this.#changedMs.set(pool, atMs);
     return { state: { ...state, replicas, lent }, bound };
   }
 

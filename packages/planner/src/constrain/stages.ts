@@ -19,6 +19,8 @@ export class ProductionStages {
   }
 
   constrain(proposed: PlannedState, input: PlannerInput): PlannedState {
-    return this.#constraints.constrain(proposed, input).state;
+    const { state } = this.#constraints.constrain(proposed, input);
+    this.#constraints.ordered(state, input.observation);
+    return state;
   }
 }

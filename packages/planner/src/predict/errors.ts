@@ -3,7 +3,7 @@ import type { Interval } from '@armature/contracts';
 /** Errors that are remembered, the newest ones. */
 const REMEMBERED = 64;
 /** From so many on they say how wide the interval is. */
-const MIN_ERRORS = 12;
+const MIN_ERRORS = 20;
 /** Before that: this share of the mean to both sides. */
 const DOUBT = 0.15;
 const [LOW, HIGH] = [0.05, 0.95];

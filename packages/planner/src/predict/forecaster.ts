@@ -73,6 +73,8 @@ export function newPredictor(config: PredictorConfig): Predictor {
 /** Means of few requests wander by factors: lengths are smoothed as logarithms. */
 const LENGTH_GAIN = 0.4;
 const MOST_TOKENS = 1_000_000;
+/** Share by which a value misses its prediction when the traffic is another one. */
+const SHIFT = 0.5;
 
 /** One series with its predictor, its past predictions and their errors. */
 class Series {
@@ -98,7 +100,7 @@ class Series {
   /** A tick without a value is none: the series stands still. */
   next(value: number): Interval {
     if (Number.isFinite(value)) {
-      if (this.#open.length === this.#steps) this.#errors.add(this.#open.shift() as number, value);
+      if (this.#open.length === this.#steps) this.#compare(this.#open.shift() as number, value);
       this.#predictor.observe(this.#isLog ? Math.log1p(Math.max(0, value)) : value);
       this.#hasValue = true;
     }
@@ -108,6 +110,12 @@ class Series {
     if (Number.isFinite(value)) this.#open.push(mean);
     const { low, high } = this.#errors.around(mean);
     return { mean, low: this.#bounded(low), high: this.#bounded(high) };
+  }
+
+  /** A shift is one error, not one for each prediction that was open when it came. */
+  #compare(predicted: number, value: number): void {
+    this.#errors.add(predicted, value);
+    if (Math.abs(value - predicted) > SHIFT * Math.abs(predicted)) this.#open.length = 0;
   }
 
   #bounded(value: number): number {

@@ -100,6 +100,14 @@ describe('the forecast', () => {
     }
   });
 
+  it('one shift does not widen what follows', () => {
+    const forecaster = new Forecaster(predictorDefaults, { intervalMs: 1_000, horizonMs: 4_000 });
+    let last = forecaster.forecast(observed(4));
+    for (let tick = 0; tick < 60; tick++) last = forecaster.forecast(observed((tick < 30 ? 4 : 16) * (tick % 2 === 0 ? 0.95 : 1.05)));
+    expect(last.requestsPerSecond.high).toBeLessThan(18);
+    expect(last.requestsPerSecond.low).toBeGreaterThan(14);
+  });
+
   it('an interval is as wide as errors were, on their side', () => {
     const errors = new PredictionErrors();
     for (let i = 0; i < 40; i++) errors.add(100, 110 + i / 2);

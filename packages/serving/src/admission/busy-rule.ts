@@ -4,7 +4,7 @@ import type { Gate } from './queue-class.ts';
 
 /** What the rule reads of the router's worker table. The columns are valid until the next call. */
 export interface WorkerLoads {
-  candidates(role: WorkerRole, excluded: readonly string[], wishes: { readonly only: string | undefined }): Candidates;
+  candidates(role: WorkerRole, excluded: readonly string[], wishes: { readonly only: string | undefined; readonly adapter: string | undefined }): Candidates;
   record(slot: number): WorkerRecord | undefined;
 }
 
@@ -49,22 +49,22 @@ export class BusyRule {
 
   /** True: no eligible worker, or each of them is busy. `out` says how many of what. */
   isFull(gate: Gate, out: Occupancy): boolean {
-    const isFull = this.#look(gate.role, gate.worker, gate.requiredTaints, out);
+    const isFull = this.#look(gate, gate.role, gate.worker, out);
     if (isFull || gate.role !== 'prefill') return isFull;
     const pool = { ...out };
-    if (this.#look('decode', gate.decodeWorker, gate.requiredTaints, out)) return true;
+    if (this.#look(gate, 'decode', gate.decodeWorker, out)) return true;
     Object.assign(out, pool);
     return false;
   }
 
-  #look(role: WorkerRole, only: string | undefined, taints: readonly string[], out: Occupancy): boolean {
-    const columns = this.#loads.candidates(role, NOBODY, { only });
+  #look({ requiredTaints, adapter }: Gate, role: WorkerRole, only: string | undefined, out: Occupancy): boolean {
+    const columns = this.#loads.candidates(role, NOBODY, { only, adapter });
     out.workers = 0;
     out.busyByPrefillTokens = 0;
     out.busyByKvBlocks = 0;
     for (let i = 0; i < columns.count; i++) {
       const worker = this.#loads.record(columns.slots[i]);
-      if (worker === undefined || !hasAll(worker, taints)) continue;
+      if (worker === undefined || !hasAll(worker, requiredTaints)) continue;
       out.workers++;
       if (this.#hasPrefill(worker, columns.activePrefillTokens[i])) out.busyByPrefillTokens++;
       else if (this.#hasBlocks(worker, columns.activeBlocks[i])) out.busyByKvBlocks++;

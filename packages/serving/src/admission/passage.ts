@@ -56,6 +56,7 @@ export class Passage implements QueueListener {
       worker: isPrefill ? prefillWorker : worker,
       decodeWorker: isPrefill ? worker : undefined,
       requiredTaints: requiredTaints ?? [],
+      adapter: request.adapter,
     };
     const entry = queue.enter({ request, gate, deadlineAtMs: startedAtMs + request.deadlineMs, first: this.#first, uncachedTokens }, this);
     if (entry.type === 'free') return false;

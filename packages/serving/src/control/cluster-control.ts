@@ -2,6 +2,8 @@ import { ArmatureError } from '@armature/contracts';
 import type { Clock, Discovery, DiscoveryWatcher, EngineLoad, ErrorData, PlaneMessage, Registration, RequestPlane, WorkerRecord, WorkerRole } from '@armature/contracts';
 import { Method } from '../messages.ts';
 import { callUnary } from '../worker/unary.ts';
+import { UNWELL_PREFIX } from './unwell.ts';
+import type { UnwellWorker } from './unwell.ts';
 
 const LOCK_TTL_MS = 5_000;
 const LOCK_RETRY_MS = 100;
@@ -46,10 +48,19 @@ export class ClusterControl {
 
   /** Workers that are alive now, of one model or of all, by pool and index. */
   async list(model?: string): Promise<readonly WorkerRecord[]> {
-    const workers: WorkerRecord[] = [];
-    const watch = await this.watch({ put: (entry) => void workers.push(entry.value as unknown as WorkerRecord), removed: () => undefined }, model);
+    return this.#read<WorkerRecord>(model === undefined ? 'workers/' : `workers/${model}/`);
+  }
+
+  /** Workers that live and take no requests because their engine failed. They come back by themselves. */
+  unwell(model?: string): Promise<readonly UnwellWorker[]> {
+    return this.#read<UnwellWorker>(model === undefined ? UNWELL_PREFIX : `${UNWELL_PREFIX}${model}/`);
+  }
+
+  async #read<T extends Pick<WorkerRecord, 'model' | 'pool' | 'index'>>(prefix: string): Promise<readonly T[]> {
+    const found: T[] = [];
+    const watch = await this.#options.discovery.watch(prefix, { put: (entry) => void found.push(entry.value as unknown as T), removed: () => undefined });
     watch.close();
-    return workers.sort((a, b) => a.model.localeCompare(b.model) || a.pool.localeCompare(b.pool) || a.index - b.index);
+    return found.sort((a, b) => a.model.localeCompare(b.model) || a.pool.localeCompare(b.pool) || a.index - b.index);
   }
 
   /** Follows them. Keys are `workers/MODEL/POOL/INDEX@INCARNATION`, values worker records. */

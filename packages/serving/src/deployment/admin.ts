@@ -58,7 +58,7 @@ export function mountRoutes(context: DeploymentContext, sources: AdminSources): 
     Promise.all(managers(query.get('worker')).map(async ({ instanceId, manager }) => ({ worker: instanceId, ...(await manager?.verifyAll(listLength(query.get('deadlineMs'), VERIFY_DEADLINE_MS))) }))),
   );
   admin.get('/models', 'Models with their card.', () =>
-    sources.models().map((model) => ({ name: model.name, isReady: model.isReady(), maxModelTokens: model.maxModelTokens, card: model.preprocessor.card })),
+    sources.models().map((model) => ({ name: model.name, isReady: model.isReady(), maxModelTokens: model.maxModelTokens, adapters: model.adapters.list().map((adapter) => ({ name: adapter.name, isReady: adapter.isReady() })), card: model.preprocessor.card })),
   );
   admin.get('/config', 'Effective configuration, secrets masked.', () => context.effectiveConfig());
 }

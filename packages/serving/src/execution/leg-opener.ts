@@ -55,6 +55,7 @@ export class LegOpener {
       promptTokens: request.promptTokenIds.length,
       sequenceHashes: placement.hashes,
       cacheSalt: request.cacheSalt,
+      ...(request.adapter === undefined ? {} : { adapter: request.adapter }),
       sampling: request.sampling,
       stop: request.stop,
       choices: share.choices,

@@ -12,6 +12,7 @@ import type {
   Logger,
   Metrics,
   ModelHandle,
+  Objective,
   PlaneMessage,
   Preprocessor,
   Random,
@@ -27,10 +28,13 @@ import { Method } from '../messages.ts';
 import { Inhibitions } from '../routing/inhibitions.ts';
 import { ModelRouter } from '../routing/model-router.ts';
 import type { RequestRecords } from '../routing/records.ts';
+import { followThreshold } from '../telemetry/threshold.ts';
+import { TrafficTelemetry } from '../telemetry/traffic-telemetry.ts';
 import { callUnary } from '../worker/unary.ts';
 import type { ExecutionHost, HopDeadlines } from './execution-host.ts';
 import { executionMetrics } from './execution-metrics.ts';
 import { HopTimes } from './hop-times.ts';
+import { ModelAdapters } from './model-adapters.ts';
 import { ModelSelector } from './model-selector.ts';
 import { QueuePrefetch } from './queue-prefetch.ts';
 import { RequestRun } from './request-run.ts';
@@ -46,12 +50,18 @@ export interface ModelRuntimeOptions {
   /** Unique per router and life. */
   readonly routerId: string;
   readonly blockSize: number;
+  /** LoRA adapters known before a worker has told them. */
+  readonly adapters?: readonly string[];
+  /** Who else answers to the name of an adapter. */
+  readonly alsoNamed?: (adapter: string) => string | undefined;
   readonly leaseTtlMs: number;
   readonly migrationLimit: number;
   readonly deadlines: HopDeadlines;
   readonly failoverWaitMs: number;
   readonly policy: RouterPolicy;
   readonly disaggregation: DisaggregationPolicy;
+  /** Left out: traffic is not reported. */
+  readonly telemetry?: { readonly intervalMs: number; readonly objective: Pick<Objective, 'ttftMs' | 'itlMs'> | undefined } | undefined;
   /** Left out: no queue in front of the workers. */
   readonly queue?: QueueConfig | undefined;
   /** Left out: sessions are not looked at. */
@@ -74,12 +84,14 @@ export class ModelRuntime implements ModelHandle {
   readonly createdAtSeconds: number;
   readonly router: ModelRouter;
   readonly selector: ModelSelector;
+  readonly adapters: ModelAdapters;
   readonly admission: AdmissionQueue | undefined;
   readonly sessions: SessionTable | undefined;
   readonly inhibitions: Inhibitions;
   readonly waitingRoom: WaitingRoom;
   readonly hopTimes = new HopTimes();
   readonly #options: ModelRuntimeOptions;
+  readonly #telemetry: TrafficTelemetry | undefined;
   readonly #execution: ExecutionHost;
   readonly #refused = new Set<string>();
   readonly #refusedWorkers: Gauge;
@@ -115,8 +127,10 @@ export class ModelRuntime implements ModelHandle {
     this.#refusedWorkers = metrics.gauge({ name: 'armature_router_refused_workers', help: 'Registered workers that get no requests because they do not fit the model.', labelNames: ['model'] }).with(options.name);
     this.waitingRoom = new WaitingRoom(clock);
     this.inhibitions = this.#buildInhibitions();
+    this.#telemetry = this.#buildTelemetry();
     this.#execution = this.#buildExecution();
     this.selector = new ModelSelector(this.#execution);
+    this.adapters = new ModelAdapters({ base: this, configured: options.adapters ?? [], alsoNamed: options.alsoNamed ?? (() => undefined), log });
   }
 
   #buildInhibitions(): Inhibitions {
@@ -154,6 +168,7 @@ export class ModelRuntime implements ModelHandle {
       inhibitions: this.inhibitions,
       waitingRoom: this.waitingRoom,
       hopTimes: this.hopTimes,
+      telemetry: this.#telemetry,
       requests,
       records,
       clock,
@@ -162,6 +177,12 @@ export class ModelRuntime implements ModelHandle {
       metrics: executionMetrics(metrics, name),
       nextRunId: () => `${name}-${++this.#runs}`,
     };
+  }
+
+  #buildTelemetry(): TrafficTelemetry | undefined {
+    const { name, telemetry, routerId, events, clock } = this.#options;
+    if (telemetry === undefined) return undefined;
+    return new TrafficTelemetry({ model: name, source: routerId, ...telemetry, queued: () => (this.admission?.size ?? 0) + this.waitingRoom.size, events, clock });
   }
 
   #buildPrefetch(): QueuePrefetch {
@@ -188,6 +209,9 @@ export class ModelRuntime implements ModelHandle {
       removed: (key) => this.#left(key.slice(prefix.length)),
     });
     this.#subscriptions.push(watch);
+    const threshold = await followThreshold(name, this.#options.disaggregation, discovery);
+    if (threshold !== undefined) this.#subscriptions.push(threshold);
+    this.#telemetry?.start();
     this.router.replica?.start(); // after the workers are known: what others sent to them can be charged
   }
 
@@ -198,6 +222,7 @@ export class ModelRuntime implements ModelHandle {
 
   close(): void {
     this.stopQueue();
+    this.#telemetry?.close();
     for (const subscription of this.#subscriptions.splice(0)) subscription.close();
     this.inhibitions.close();
     this.router.close();
@@ -229,6 +254,7 @@ export class ModelRuntime implements ModelHandle {
     const isKnown = this.router.table.slotOf(worker.instanceId) !== undefined;
     if (!this.router.join(worker)) this.#refuse(key, { code: 'SERVING_WORKER_MISMATCH', message: 'it serves another model or block size than the pool' });
     else if (!isKnown) {
+      this.adapters.joined(worker);
       this.admission?.joined(worker);
       this.waitingRoom.wake();
     }

@@ -9,6 +9,7 @@ import type { ExecutionHost } from './execution-host.ts';
 /** A request unheard of for this long no longer counts as load. */
 const EXPIRY_MS = 300_000;
 const MAX_TRACKED = 65_536;
+const NOBODY: readonly string[] = [];
 
 interface Tracked {
   /** Of the worker that takes the request, then of the one that computes its prompt. */
@@ -40,7 +41,7 @@ export class ModelSelector implements Selector {
     const { blockSize, router } = this.#host;
     this.#expire();
     if (this.#tracked.has(query.id)) this.ended(query.id);
-    const hashes = sequenceHashes(query.promptTokenIds, query.promptTokenIds.length, blockSize, saltHash({ cacheSalt: query.cacheSalt }));
+    const hashes = sequenceHashes(query.promptTokenIds, query.promptTokenIds.length, blockSize, saltHash({ cacheSalt: query.cacheSalt, lora: query.adapter ?? '' }));
     const isSplit = !router.table.hasRole('both') && (router.table.hasRole('decode') || router.table.hasRole('prefill'));
     const ask = (hop: RouteQuery['hop'], role: RouteQuery['role'], creditsOverlap: boolean): RouteQuery => ({
       id: query.id,
@@ -51,13 +52,14 @@ export class ModelSelector implements Selector {
       blockSize,
       creditsOverlap,
       overrides: query.routing,
+      adapter: query.adapter,
       excluded: [],
       startedAtMs: this.#host.clock.nowMs(),
     });
     const mainQuery = isSplit ? ask('decode', 'decode', this.#host.policy.creditsDecodeOverlap) : ask('aggregated', 'both', true);
     const main = routed(router.route(mainQuery));
     const mainWorker = selected(main);
-    const prefillQuery = isSplit && this.#isRemote(main, mainQuery.promptTokens) ? ask('prefill', 'prefill', true) : undefined;
+    const prefillQuery = isSplit && this.#isRemote(main, query) ? ask('prefill', 'prefill', true) : undefined;
     const prefill = prefillQuery === undefined ? undefined : routed(router.route(prefillQuery));
     const prefillWorker = prefill === undefined ? undefined : selected(prefill);
     const record = this.#record(query, prefill === undefined ? [main] : [main, prefill]);
@@ -106,20 +108,21 @@ export class ModelSelector implements Selector {
     return true;
   }
 
-  overlaps(promptTokenIds: Int32Array, cacheSalt: string): readonly WorkerOverlap[] {
-    return this.overlapsOf(sequenceHashes(promptTokenIds, promptTokenIds.length, this.#host.blockSize, saltHash({ cacheSalt })));
+  overlaps(promptTokenIds: Int32Array, cacheSalt: string, adapter = ''): readonly WorkerOverlap[] {
+    return this.overlapsOf(sequenceHashes(promptTokenIds, promptTokenIds.length, this.#host.blockSize, saltHash({ cacheSalt, lora: adapter })));
   }
 
   overlapsOf(hashes: Int32Array): readonly WorkerOverlap[] {
     return this.#host.router.overlaps(hashes, this.#host.blockSize);
   }
 
-  #isRemote(route: Route, promptTokens: number): boolean {
+  #isRemote(route: Route, { promptTokenIds, adapter }: SelectionQuery): boolean {
+    const promptTokens = promptTokenIds.length;
     const { policy, input, router, blockSize, model } = this.#host;
     input.promptTokens = promptTokens;
     input.overlapTokens = Math.min(promptTokens, route.overlapBlocks * blockSize);
-    input.prefillWorkers = router.table.count('prefill');
-    input.leastPrefillTokens = router.table.leastPrefillTokens('prefill');
+    input.prefillWorkers = router.table.count('prefill', NOBODY, adapter);
+    input.leastPrefillTokens = router.table.leastPrefillTokens('prefill', adapter);
     input.decodePrefillTokens = router.table.activePrefillTokens(route.slot);
     if (!policy.isRemote(input)) return false;
     if (input.prefillWorkers > 0) return true;
@@ -132,6 +135,7 @@ export class ModelSelector implements Selector {
     const record: RequestRecord = {
       requestId: query.id,
       model,
+      ...(query.adapter === undefined ? {} : { adapter: query.adapter }),
       startedAtMs: clock.wallMs(),
       traceparent: '',
       promptTokens: query.promptTokenIds.length,

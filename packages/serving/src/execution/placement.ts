@@ -65,7 +65,7 @@ export class Placement {
   /** Of the complete blocks of the share's tokens. */
   get hashes(): Int32Array {
     const { share, request, host } = this.#setup;
-    return (this.#hashes ??= sequenceHashes(share.tokenIds, share.tokenIds.length, host.blockSize, saltHash({ cacheSalt: request.cacheSalt })));
+    return (this.#hashes ??= sequenceHashes(share.tokenIds, share.tokenIds.length, host.blockSize, saltHash({ cacheSalt: request.cacheSalt, lora: request.adapter ?? '' })));
   }
 
   /** May throw what a policy throws. */
@@ -90,12 +90,17 @@ export class Placement {
 
   /** A prefill worker whose KV the decode worker can read; undefined: there are some, and it can read none of them. */
   #prefillFor(decode: WorkerRecord): Routed | Refused | undefined {
+    return this.#exchanging(decode, (unreadable) => this.#route('prefill', 'prefill', true, unreadable));
+  }
+
+  /** The first worker of a route that exchanges KV with `other`; undefined: there are some, and none does. */
+  #exchanging(other: WorkerRecord, route: (unreadable: readonly string[]) => Routed | Refused): Routed | Refused | undefined {
     const unreadable: string[] = [];
     for (;;) {
-      const found = this.#route('prefill', 'prefill', true, unreadable);
+      const found = route(unreadable);
       if ('error' in found) return unreadable.length === 0 ? found : undefined;
       const { worker } = found.route;
-      if (canExchangeKv(worker, decode)) return found;
+      if (canExchangeKv(worker, other)) return found;
       unreadable.push(worker.instanceId);
     }
   }
@@ -111,10 +116,11 @@ export class Placement {
     return { type: 'full', main: decode, hop: 'aggregated' };
   }
 
-  /** Another decode worker for a prompt that is being computed or lies with its prefill worker. */
-  decodeAgain(): Routed | undefined {
-    const decode = this.#route('decode', 'decode', this.#setup.host.policy.creditsDecodeOverlap);
-    if ('error' in decode) return undefined;
+  /** Another decode worker, one that can read what `prefill` computes or holds. */
+  decodeAgain(prefill: WorkerRecord): Routed | undefined {
+    const { creditsDecodeOverlap } = this.#setup.host.policy;
+    const decode = this.#exchanging(prefill, (unreadable) => this.#route('decode', 'decode', creditsDecodeOverlap, unreadable));
+    if (decode === undefined || 'error' in decode) return undefined;
     this.#setup.record.decisions.push(decode.route.decision);
     return decode;
   }
@@ -134,7 +140,7 @@ export class Placement {
 
   #query(hop: RoutingHop, role: WorkerRole, creditsOverlap: boolean): RouteQuery {
     const { host, request, id, share, excluded, startedAtMs } = this.#setup;
-    const { session, cacheSalt } = request;
+    const { session, cacheSalt, adapter } = request;
     return {
       id,
       hop,
@@ -144,6 +150,7 @@ export class Placement {
       blockSize: host.blockSize,
       creditsOverlap,
       overrides: request.routing,
+      adapter,
       excluded,
       session: session === undefined || host.sessions === undefined ? undefined : sessionKey(cacheSalt, session, role),
       startedAtMs,
@@ -170,7 +177,7 @@ export class Placement {
 
   /** Local or remote prefill. Output that exists already (migration) is recomputed locally. */
   #decide(route: Route): { readonly isRemote: boolean; readonly refusal?: ErrorData } {
-    const { host, share, record } = this.#setup;
+    const { host, request, share, record } = this.#setup;
     const { policy, input, metrics } = host;
     const say = (remote: boolean, reason: string): { readonly isRemote: boolean } => {
       record.disaggregation = { policy: policy.name, remote, reason };
@@ -189,7 +196,7 @@ export class Placement {
       isRemote: false,
       refusal: {
         code: 'SERVING_NO_PREFILL_WORKER',
-        message: `no prefill worker of model "${host.model}" is ready`,
+        message: `no prefill worker of model "${host.model}"${request.adapter === undefined ? '' : ` that has the adapter "${request.adapter}"`} is ready`,
         hint: 'start one, or set whenNoPrefillWorker: local on the disaggregation policy',
         retryable: true,
       },
@@ -197,13 +204,13 @@ export class Placement {
   }
 
   #fillInput(route: Route): void {
-    const { host, share, excluded } = this.#setup;
+    const { host, request, share, excluded } = this.#setup;
     const { policy, input, router, hopTimes, blockSize } = host;
     const promptTokens = share.tokenIds.length;
     input.promptTokens = promptTokens;
     input.overlapTokens = Math.min(promptTokens, route.overlapBlocks * blockSize);
-    input.prefillWorkers = router.table.count('prefill', excluded);
-    input.leastPrefillTokens = router.table.leastPrefillTokens('prefill');
+    input.prefillWorkers = router.table.count('prefill', excluded, request.adapter);
+    input.leastPrefillTokens = router.table.leastPrefillTokens('prefill', request.adapter);
     input.decodePrefillTokens = router.table.activePrefillTokens(route.slot);
     input.localFirstTokenMs = NaN;
     input.remoteFirstTokenMs = NaN;

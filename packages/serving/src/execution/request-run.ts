@@ -50,6 +50,7 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
     this.startedAtMs = host.clock.nowMs();
     this.#output = new OutputLog(request.choices);
     this.#passage = this.#openPassage();
+    host.telemetry?.arrived(request.promptTokenIds.length);
     this.record = newRecord(host, request);
     host.records.add(this.record);
   }
@@ -121,11 +122,13 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
 
   tokens(attempt: Attempt, batch: TokenBatch, atMs: number): void {
     this.#output.push(batch);
+    this.host.telemetry?.generated(batch.count);
     const isFirst = this.#steps === 0;
     this.#steps += this.request.choices === 1 ? batch.count : 1; // engines may send several tokens at once
     if (isFirst) {
       this.#firstTokenAtMs = atMs;
       this.record.ttftMs = atMs - this.startedAtMs;
+      this.host.telemetry?.firstToken(this.record.ttftMs);
     }
     const { move } = attempt;
     if (move !== undefined && move.addedMs === undefined) move.addedMs = atMs - move.sinceMs;
@@ -304,6 +307,16 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
     if (outcome === 'finished' && prompt !== undefined) router.settle(prompt.decision, prompt, record.cachedTokens);
     record.durationMs = clock.nowMs() - this.startedAtMs;
     if (this.#steps > 1) record.itlMs = (this.#lastTokenAtMs - this.#firstTokenAtMs) / (this.#steps - 1);
+    this.#report(outcome);
+  }
+
+  /** Those cancelled by their client are neither finished nor failed. */
+  #report(outcome: string): void {
+    const { telemetry } = this.host;
+    if (telemetry === undefined || outcome === 'cancelled') return;
+    const { promptTokens, cachedTokens, outputTokens, ttftMs, itlMs, disaggregation } = this.record;
+    if (outcome === 'finished') telemetry.finished({ promptTokens, cachedTokens, outputTokens, ttftMs, itlMs, isRemote: disaggregation?.remote === true });
+    else telemetry.failed();
   }
 }
 
@@ -311,6 +324,7 @@ function newRecord(host: ExecutionHost, request: InferenceRequest): RequestRecor
   return {
     requestId: request.id,
     model: host.model,
+    ...(request.adapter === undefined ? {} : { adapter: request.adapter }),
     startedAtMs: host.clock.wallMs(),
     traceparent: request.traceparent,
     promptTokens: request.promptTokenIds.length,

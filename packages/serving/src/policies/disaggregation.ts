@@ -71,14 +71,16 @@ export const conditional = definePlugin<'disaggregation-policy', ConditionalConf
       decodeBusyTokens: { type: 'integer', minimum: 1, default: 8192, description: 'Prompt tokens waiting on the decode worker from which it takes no more prompts.' },
     },
   },
+  facts: (config) => (config.rule === 'prefill-load' ? {} : { thresholdTokens: config.maxLocalTokens }),
   create: (config): DisaggregationPolicy => ({
     name: 'conditional',
     creditsDecodeOverlap: true,
+    ...(config.rule === 'prefill-load' ? {} : { thresholdTokens: config.maxLocalTokens }),
     whenNoPrefillWorker: config.whenNoPrefillWorker,
     isRemote(input: DisaggregationInput): boolean {
       if (input.decodePrefillTokens >= config.decodeBusyTokens) return true;
       const uncached = input.promptTokens - input.overlapTokens;
-      const isShort = uncached < config.maxLocalTokens && uncached / input.promptTokens < config.maxLocalShare;
+      const isShort = uncached < (this.thresholdTokens ?? config.maxLocalTokens) && uncached / input.promptTokens < config.maxLocalShare;
       const isBusy = input.leastPrefillTokens >= config.prefillBusyTokens;
       if (config.rule === 'isl-bounding') return !isShort;
       if (config.rule === 'prefill-load') return !isBusy;

@@ -60,6 +60,8 @@ export interface RouteQuery {
   readonly blockSize: number;
   readonly creditsOverlap: boolean;
   readonly overrides: RoutingOverrides;
+  /** LoRA adapter that the worker must have. */
+  readonly adapter?: string | undefined;
   /** Key of its session's binding (`sessionKey`); undefined = none. */
   readonly session?: string | undefined;
   /** Instances that have failed this request already. */
@@ -221,7 +223,7 @@ export class ModelRouter {
   route(query: RouteQuery): Route | ArmatureError {
     const wanted = query.hop === 'prefill' ? query.overrides.prefillWorker : query.overrides.worker;
     const dpRank = query.hop === 'prefill' ? query.overrides.prefillDpRank : query.overrides.dpRank;
-    const candidates = this.table.candidates(query.role, query.excluded, { only: wanted, dpRank, taints: query.overrides.requiredTaints });
+    const candidates = this.table.candidates(query.role, query.excluded, { only: wanted, dpRank, taints: query.overrides.requiredTaints, adapter: query.adapter });
     if (candidates.count === 0) return this.#noWorker(query, wanted);
     const request = this.#fill(query);
     const costs = this.table.costs;
@@ -358,6 +360,13 @@ export class ModelRouter {
     if (wanted !== undefined) {
       return new ArmatureError('SERVING_WORKER_UNKNOWN', `worker "${wanted}" is not a live ${query.role === 'both' ? '' : `${query.role} `}worker of model "${this.#options.model}"`, {
         hint: 'see /workers on the admin listener, or leave the choice to the router',
+      });
+    }
+    const { adapter } = query;
+    if (adapter !== undefined && this.table.count(query.role, query.excluded) > 0 && this.table.count(query.role, query.excluded, adapter) === 0) {
+      return new ArmatureError('SERVING_NO_ADAPTER_WORKER', `no ready ${query.role === 'both' ? '' : `${query.role} `}worker of model "${this.#options.model}" has the adapter "${adapter}"`, {
+        hint: 'start a worker that has it, or look at adapters in /workers on the admin listener',
+        retryable: true,
       });
     }
     const rank = query.hop === 'prefill' ? query.overrides.prefillDpRank : query.overrides.dpRank;

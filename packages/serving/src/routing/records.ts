@@ -78,6 +78,8 @@ export interface MoveRecord {
 export interface RequestRecord {
   readonly requestId: string;
   readonly model: string;
+  /** LoRA adapter it ran with. */
+  readonly adapter?: string;
   readonly startedAtMs: number;
   readonly traceparent: string;
   readonly promptTokens: number;

@@ -12,6 +12,8 @@ export interface CandidateWishes {
   readonly dpRank?: number | undefined;
   /** The worker must carry them all. */
   readonly taints?: readonly string[] | undefined;
+  /** The worker must have it. */
+  readonly adapter?: string | undefined;
 }
 
 /** What one request is charged for on one worker, to be taken back exactly. */
@@ -127,26 +129,28 @@ export class WorkerTable {
     return this.#activePrefillTokens[slot];
   }
 
-  /** Fewest prompt tokens waiting on any worker of the role; 0 without one. */
-  leastPrefillTokens(role: WorkerRole): number {
+  /** Fewest prompt tokens waiting on any worker of the role (that has the adapter); 0 without one. */
+  leastPrefillTokens(role: WorkerRole, adapter?: string): number {
     let least = Infinity;
     this.#records.forEach((entry, slot) => {
-      if (entry?.role === role && this.#inhibited[slot] === 0) least = Math.min(least, this.#activePrefillTokens[slot]);
+      if (entry?.role === role && this.#inhibited[slot] === 0 && (adapter === undefined || hasAdapter(entry, adapter))) least = Math.min(least, this.#activePrefillTokens[slot]);
     });
     return least === Infinity ? 0 : least;
   }
 
-  count(role: WorkerRole, excluded: readonly string[] = []): number {
+  /** Workers of the role (that have the adapter). */
+  count(role: WorkerRole, excluded: readonly string[] = [], adapter?: string): number {
     let count = 0;
     for (let slot = 0; slot < this.#records.length; slot++) {
       const entry = this.#records[slot];
-      if (entry?.role === role && this.#inhibited[slot] === 0 && !excluded.includes(entry.instanceId)) count++;
+      if (entry?.role !== role || this.#inhibited[slot] === 1 || excluded.includes(entry.instanceId)) continue;
+      if (adapter === undefined || hasAdapter(entry, adapter)) count++;
     }
     return count;
   }
 
   /** Fills the shared candidate columns; valid until the next call. */
-  candidates(role: WorkerRole, excluded: readonly string[], { only, dpRank, taints = NO_TAINTS }: CandidateWishes = NO_WISHES): Candidates {
+  candidates(role: WorkerRole, excluded: readonly string[], { only, dpRank, taints = NO_TAINTS, adapter }: CandidateWishes = NO_WISHES): Candidates {
     const columns = this.#candidates;
     let count = 0;
     for (let slot = 0; slot < this.#records.length; slot++) {
@@ -154,6 +158,7 @@ export class WorkerTable {
       if (record === undefined || record.role !== role || this.#inhibited[slot] === 1) continue;
       if (dpRank !== undefined && record.dpRank !== dpRank) continue;
       if (taints.length > 0 && !taints.every((taint) => record.taints.includes(taint))) continue;
+      if (adapter !== undefined && !hasAdapter(record, adapter)) continue;
       if (only !== undefined ? record.instanceId !== only : excluded.includes(record.instanceId)) continue;
       columns.slots[count] = slot;
       columns.activeRequests[count] = this.#activeRequests[slot];
@@ -233,4 +238,8 @@ export class WorkerTable {
     this.#candidates = newCandidateColumns(capacity);
     this.#costs = new Float64Array(capacity);
   }
+}
+
+function hasAdapter({ adapters }: WorkerRecord, adapter: string): boolean {
+  return adapters !== undefined && adapters.includes(adapter);
 }

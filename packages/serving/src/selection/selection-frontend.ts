@@ -87,7 +87,7 @@ export class SelectionFrontend implements Frontend {
 
   #read(path: string): unknown {
     const models = this.#models.list();
-    if (path === '/v1/models') return { object: 'list', data: models.map((model) => ({ id: model.name, object: 'model', ready: model.isReady(), max_model_len: model.maxModelTokens })) };
+    if (path === '/v1/models') return { object: 'list', data: models.map((model) => ({ id: model.name, object: 'model', parent: model.parent ?? null, ready: model.isReady(), max_model_len: model.maxModelTokens })) };
     if (path === '/health') return { status: this.#parts.health.report().state };
     if (path === '/ready') {
       if (!models.some((model) => model.isReady())) throw new ArmatureError('SERVING_NO_WORKER', 'no model has a worker yet', { retryable: true });
@@ -131,8 +131,8 @@ export class SelectionFrontend implements Frontend {
     const outputTokens = count('output_tokens');
     const cachedTokens = count('cached_tokens');
     if (what === 'grown' && outputTokens === undefined) throw new ArmatureError('SELECTION_REQUEST_INVALID', "'output_tokens' is missing", { hint: 'say how many tokens the output has' });
-    for (const { selector } of this.#models.list()) {
-      if (selector === undefined) continue;
+    for (const { selector, parent } of this.#models.list()) {
+      if (selector === undefined || parent !== undefined) continue; // its model tracks it
       const known = what === 'prefilled' ? selector.prefilled(id) : what === 'grown' ? selector.grown(id, outputTokens ?? 0) : selector.ended(id, cachedTokens);
       if (known) return { id };
     }
@@ -141,7 +141,8 @@ export class SelectionFrontend implements Frontend {
 
   #model(name: string | undefined): ModelHandle {
     const all = this.#models.list();
-    const model = name === undefined ? (all.length === 1 ? all[0] : undefined) : this.#models.get(name);
+    const bases = all.filter(({ parent }) => parent === undefined);
+    const model = name === undefined ? (bases.length === 1 ? bases[0] : undefined) : this.#models.get(name);
     if (model !== undefined) return model;
     const names = all.map((entry) => entry.name).join(', ');
     throw new ArmatureError('SELECTION_MODEL_UNKNOWN', name === undefined ? "'model' is missing and there are several" : `there is no model "${name.slice(0, 200)}"`, { hint: `models: ${names}` });
@@ -164,7 +165,7 @@ function selectorOf(model: ModelHandle): Selector {
 function statusOf(code: string): number {
   if (code === 'SELECTION_MODEL_UNKNOWN' || code === 'SELECTION_UNKNOWN' || code === 'SERVING_WORKER_UNKNOWN') return 404;
   if (code.startsWith('SELECTION_REQUEST') || code.startsWith('PREPROCESSOR_')) return 400;
-  return code === 'SERVING_NO_WORKER' || code === 'SERVING_NO_PREFILL_WORKER' ? 503 : 500;
+  return code === 'SERVING_NO_WORKER' || code === 'SERVING_NO_ADAPTER_WORKER' || code === 'SERVING_NO_PREFILL_WORKER' ? 503 : 500;
 }
 
 function errorBody(code: string, message: string, hint: string | undefined): string {

@@ -42,6 +42,19 @@ export function moverOf(agent: Agent, { arena, clock, log }: Pick<AgentMoverOpti
   return new AgentMover(agent, arena, clock, log);
 }
 
+/** An agent whose worker has no arena to pull into: peers read its other memory. Closes it. */
+export function withoutArena(agent: Agent): KvMover {
+  return {
+    blockBytes: 0,
+    metadata: () => agent.metadata(),
+    pull: (...[, , , , done]) => {
+      done(TransferStatus.NotSupported);
+      return { cancel: () => undefined };
+    },
+    close: () => agent.close(),
+  };
+}
+
 export async function createAgentMover(options: AgentMoverOptions): Promise<KvMover> {
   return moverOf(await createArenaAgent(options), options);
 }

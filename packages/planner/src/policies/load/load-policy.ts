@@ -1,4 +1,5 @@
 import type { PlannedOutcome, PlannedState, PlannerInput, PlannerPolicy, PlannerProposal, PoolObservation } from '@armature/contracts';
+import { workersAt } from '../workers-at.ts';
 import { stateOf } from '../optimize/optimize-policy.ts';
 
 export interface LoadThresholds {
@@ -40,7 +41,7 @@ export class LoadPolicy implements PlannerPolicy {
     const reasons: string[] = [];
     let [unknown, changes] = [0, 0];
     for (const pool of observation.pools) {
-      const { by, reason } = this.#change(pool);
+      const { by, reason } = this.#change(pool, workersAt(pool, observation.pools));
       if (Number.isNaN(by)) unknown++;
       else if (by !== 0) {
         replicas[pool.pool] = pool.desired + by;
@@ -54,11 +55,11 @@ export class LoadPolicy implements PlannerPolicy {
     return { state, outcome: outcomeOf(state, observation.pools), reason: reasons.join('; '), action, candidates: [] };
   }
 
-  /** NaN: nothing is known of its load. */
-  #change(pool: PoolObservation): { readonly by: number; readonly reason: string } {
+  /** `workers`: who share its load now. NaN: nothing is known of it. */
+  #change(pool: PoolObservation, workers: number): { readonly by: number; readonly reason: string } {
     const here = pool.ready + pool.starting;
     if (pool.ready === 0) return { by: pool.starting > 0 ? 0 : Number.NaN, reason: pool.starting > 0 ? `${pool.starting} workers are starting` : 'no worker is ready' };
-    const load = loadOf(pool);
+    const load = loadOf(pool, workers);
     const parts = (['prefill', 'decode'] as const).filter((part) => pool.role === 'both' || pool.role === part);
     if (parts.some((part) => Number.isNaN(load[part]))) return { by: Number.NaN, reason: 'its load is not known' };
     const said = parts.map((part) => `${part} ${load[part].toFixed(2)}`).join(', ');
@@ -75,8 +76,7 @@ export class LoadPolicy implements PlannerPolicy {
   }
 }
 
-function loadOf({ ready, lent, running, waiting, prefillTokens, usedBlocks, totalBlocks, capacity }: PoolObservation): PoolLoad {
-  const workers = ready + Math.max(0, lent);
+function loadOf({ running, waiting, prefillTokens, usedBlocks, totalBlocks, capacity }: PoolObservation, workers: number): PoolLoad {
   const passTokens = capacity?.maxBatchedTokens ?? 8_192;
   const kv = totalBlocks > 0 ? usedBlocks / totalBlocks : Number.NaN;
   const seats = (running + waiting) / (workers * (capacity?.maxSequences ?? 256));

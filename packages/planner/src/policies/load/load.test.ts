@@ -29,6 +29,11 @@ describe('the load policy', () => {
     expect([state.replicas, action]).toEqual([{ p: 3, d: 1 }, 'rebalance']);
   });
 
+  it('counts those that other pools lend', () => {
+    const { state } = ask({ pool: 'p', role: 'prefill', prefillTokens: 2_500 }, { pool: 'd', role: 'decode', desired: 4, ready: 3, lent: 1, running: 20 });
+    expect(state.replicas['p']).toBe(2); // 2500 tokens on three workers
+  });
+
   it('holds where no load is known', () => {
     expect(ask({ running: NaN, usedBlocks: NaN, totalBlocks: NaN, prefillTokens: NaN, waiting: NaN })).toMatchObject({ action: 'hold_insufficient_data', state: { replicas: { all: 2 } } });
   });

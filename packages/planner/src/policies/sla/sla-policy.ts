@@ -4,6 +4,7 @@ import type { SteadyTraffic, TimingTable } from '@armature/fleet-model';
 import { stateOf } from '../optimize/optimize-policy.ts';
 import { TimingBook } from '../timing-book.ts';
 import type { KnownWorker, TimingPrior } from '../timing-book.ts';
+import { workersAt } from '../workers-at.ts';
 import { decodeEngine, itlEstimate, mixedEngine, prefillEngine, ttftEstimate } from './engine-rates.ts';
 import type { EngineRate } from './engine-rates.ts';
 
@@ -76,8 +77,8 @@ export class SlaPolicy implements PlannerPolicy {
     const needed = (share * traffic.requestsPerSecond) / rate.requestsPerSecond;
     const byRate = Math.min(pool.maxReplicas, Math.max(pool.minReplicas, Math.ceil(needed - 1e-9)));
     const said = `${(share * traffic.requestsPerSecond).toFixed(2)} requests/s at ${rate.requestsPerSecond.toFixed(2)} per worker need ${needed.toFixed(2)}`;
-    const workers = pool.ready + pool.lent;
-    const estimate = (count: number): number => worst(this.#estimates(pool, worker, traffic, count), objective);
+    const workers = workersAt(pool, observation.pools);
+    const estimate = (count: number): number => worst(this.#estimates(pool, worker, traffic, { workers, count }), objective);
     if (workers > 0 && rate.isWithin && pool.starting === 0 && estimate(workers) > 1 && byRate <= pool.desired) {
       return { pool, rate, needed, count: pool.desired + 1, why: `${said}; what waits and runs now is estimated at ${estimate(workers).toFixed(2)}× the objective: one more` };
     }
@@ -89,11 +90,10 @@ export class SlaPolicy implements PlannerPolicy {
     return { pool, rate, needed, count: byRate, why: said };
   }
 
-  /** With the work of now on `count` workers. */
-  #estimates(pool: PoolObservation, worker: KnownWorker, traffic: SteadyTraffic, count: number): { readonly ttftMs: number; readonly itlMs: number } {
+  /** With the work of `workers` now on `count` of them. */
+  #estimates(pool: PoolObservation, worker: KnownWorker, traffic: SteadyTraffic, { workers, count }: { readonly workers: number; readonly count: number }): { readonly ttftMs: number; readonly itlMs: number } {
     const { role, prefillTokens, running, usedBlocks, totalBlocks } = pool;
-    const here = pool.ready + pool.lent;
-    const kvTokens = totalBlocks > 0 ? (usedBlocks / totalBlocks) * worker.kvTokens * here : running * (traffic.promptTokens + traffic.outputTokens / 2);
+    const kvTokens = totalBlocks > 0 ? (usedBlocks / totalBlocks) * worker.kvTokens * workers : running * (traffic.promptTokens + traffic.outputTokens / 2);
     return {
       ttftMs: role === 'decode' ? 0 : ttftEstimate(worker, prefillTokens / count, traffic),
       itlMs: role === 'prefill' ? 0 : itlEstimate(worker, running / count, Math.min(worker.kvTokens, kvTokens / count), traffic),
