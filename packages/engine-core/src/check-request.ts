@@ -45,6 +45,11 @@ function adapterProblem(adapter: string | undefined, { adapters = [] }: EngineIn
 }
 
 function tokenProblem(tokenIds: Int32Array, lowest: number, vocabSize: number): ErrorData | undefined {
+  // One test for all: a token out of range makes one of the two differences negative. Long prompts pass here once per leg.
+  const highest = (vocabSize - 1) | 0;
+  let differences = 0;
+  for (let i = 0; i < tokenIds.length; i++) differences |= ((tokenIds[i] - lowest) | 0) | ((highest - tokenIds[i]) | 0);
+  if (differences >= 0) return undefined;
   for (let i = 0; i < tokenIds.length; i++) {
     const token = tokenIds[i];
     if (token >= lowest && token < vocabSize) continue;

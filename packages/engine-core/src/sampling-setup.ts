@@ -7,16 +7,16 @@ const NONE = new Int32Array(0);
 /** What the runner needs to know to sample for a sequence. */
 export function samplingSetup(sequence: Sequence, eos: ReadonlySet<number>): SamplingSetup {
   const { sampling, stop, promptTokens, adapter } = sequence.request;
-  const ends = stop.ignoreEos ? [...stop.stopTokenIds] : [...eos, ...stop.stopTokenIds];
   return {
     ...sampling,
     slot: sequence.slot,
     choice: sequence.choice + (sequence.request.firstChoice ?? 0),
-    promptTokenIds: sequence.tokens.slice(0, promptTokens),
-    outputTokenIds: sequence.tokens.slice(promptTokens, sequence.length),
+    // A view: tokens are only ever appended, and growth leaves this buffer as it is.
+    promptTokenIds: sequence.tokens.subarray(0, promptTokens),
+    outputTokenIds: sequence.length === promptTokens ? NONE : sequence.tokens.slice(promptTokens, sequence.length),
     minTokens: stop.minTokens,
     ...(adapter === undefined ? {} : { adapter }),
-    bannedBeforeMinTokens: stop.minTokens > 0 ? Int32Array.from(ends) : NONE,
+    bannedBeforeMinTokens: stop.minTokens > 0 ? Int32Array.from(stop.ignoreEos ? stop.stopTokenIds : [...eos, ...stop.stopTokenIds]) : NONE,
   };
 }
 

@@ -188,7 +188,7 @@ class Run {
       id: `r${this.#number++}`,
       promptTokenIds,
       sampling: greedy,
-      stop: { maxTokens: row.outputTokens, minTokens: row.outputTokens, stopTokenIds: noTokens, ignoreEos: true },
+      stop: { maxTokens: row.outputTokens, minTokens: 0, stopTokenIds: noTokens, ignoreEos: true },
       choices: 1,
       deadlineMs: DEADLINE_MS,
       cacheSalt: '',
