@@ -18,6 +18,7 @@ import { role, workers } from './commands/role.ts';
 import { route } from './commands/route.ts';
 import { serve } from './commands/serve.ts';
 import type { ServeOptions } from './commands/serve.ts';
+import type { SimulateCommandOptions } from './commands/simulate.ts';
 import { up } from './commands/up.ts';
 import type { UpOptions } from './commands/up.ts';
 import { ExitCode, describeError, exitCodeOf } from './exit-codes.ts';
@@ -88,6 +89,7 @@ Exit codes: 0 ok, 1 internal, 2 usage, 3 configuration, 4 plug-in, 5 model, 6 ca
 
   addCluster(program);
   addRouting(program);
+  addSimulate(program);
   addPlanner(program);
   addKv(program);
   addBenchmarks(program);
@@ -181,6 +183,36 @@ function addRouting(program: Command): void {
     .option('--host <address>', 'address to listen on')
     .option('--port <n>', 'port, default 8002', number)
     .action((options: { file: string; host?: string; port?: number }) => route(options));
+}
+
+function replicasOf(text: string, before: Readonly<Record<string, number>> = {}): Record<string, number> {
+  const [pool, count] = text.split('=');
+  if (pool === '' || !/^\d+$/.test(count ?? '')) throw new InvalidArgumentError('write POOL=COUNT');
+  return { ...before, [pool]: Number(count) };
+}
+
+function addSimulate(program: Command): void {
+  program
+    .command('simulate')
+    .description('run a trace through the cluster of a configuration file in virtual time: real router, serving and queues over simulated engines')
+    .requiredOption('-f, --file <file>', 'configuration file (YAML), for example deploy/simulation.yaml')
+    .option('--trace <file>', 'requests, in the format of the Mooncake traces (JSON lines)')
+    .addOption(new Option('--synthetic <kind>', 'generated traffic instead: shift exchanges lengths and triples the load every 10 to 20 minutes').choices(['shift', 'steady']))
+    .option('--settings <file>', 'hardware, network, tiers and faults of the simulation (YAML)')
+    .option('--seed <n>', 'the same seed gives the same result, to the byte', number, 1)
+    .addOption(new Option('--speed <speed>', 'how fast').choices(['max']).default('max'))
+    .option('--requests <n>', 'so many requests: a trace is cut, or played again', number)
+    .option('--rate <x>', 'multiplies the request rate', number, 1)
+    .option('--hours <n>', 'synthetic: length', number, 2)
+    .option('--requests-per-second <n>', 'synthetic: rate, of the quiet phases', number, 3)
+    .option('--prompt-tokens <n>', 'synthetic: mean', number, 3_000)
+    .option('--output-tokens <n>', 'synthetic: mean', number, 200)
+    .option('--replicas <pool=count>', 'other numbers of workers than in the file; may be repeated', replicasOf)
+    .option('--ttft <ms>', 'objective for the time to first token', number, 2_000)
+    .option('--itl <ms>', 'objective for the inter-token latency', number, 50)
+    .option('--json <file>', 'the whole result; holds no wall times')
+    .option('--html <file>', 'a report with plots')
+    .action(async (options: SimulateCommandOptions) => (await import('./commands/simulate.ts')).simulateCommand(options));
 }
 
 function addPlanner(program: Command): void {

@@ -235,6 +235,23 @@ describe('the planner', () => {
     await dry.close();
   });
 
+  it('close waits for the tick that runs', async () => {
+    const { outside, planner } = build();
+    await planner.start();
+    await pass(outside.clock, 4_900);
+    outside.load = 40;
+    outside.fail = () => outside.clock.sleep(300);
+    await pass(outside.clock, 200);
+    expect(outside.orders.length).toBe(1);
+    let isClosed = false;
+    const closing = planner.close().then(() => (isClosed = true));
+    await pass(outside.clock, 100);
+    expect(isClosed).toBe(false);
+    await pass(outside.clock, 300);
+    await closing;
+    expect([outside.orders.length, planner.ticks.last?.execution.order]).toEqual([2, 'taken']);
+  });
+
   it('after close nothing is ordered and no timer is left', async () => {
     const { outside, planner } = build();
     await planner.start();

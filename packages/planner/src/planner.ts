@@ -170,6 +170,7 @@ export class Planner {
 
   async #execute({ state }: ConstrainedPlan, observation: PlannerObservation): Promise<{ readonly order: 'unchanged' | 'taken' | 'failed'; readonly roleChanges: readonly string[] }> {
     if (this.#isClosed) return { order: 'unchanged', roleChanges: [] };
+    if (!this.#isReady) return { order: 'failed', roleChanges: [] };
     const order = await this.#orders.give(state.replicas);
     if (order === 'taken') {
       this.#constraints.ordered(state, observation);

@@ -70,7 +70,7 @@ const noTokens = new Int32Array(0);
 const DEADLINE_MS = 86_400_000;
 /** Sums of floating point numbers miss by so little. */
 const SAME_INSTANT_MS = 1e-6;
-const [DEFAULT_INTERVAL_MS, DEFAULT_LOOKAHEAD_MS, PROGRESS_EVERY] = [10_000, 1_000, 256];
+const [DEFAULT_INTERVAL_MS, DEFAULT_LOOKAHEAD_MS, PROGRESS_EVERY] = [10_000, 5_000, 256];
 
 /** Runs a trace through a simulated cluster to its end. Deterministic for its options. Throws `SIMULATION_*`, `CONFIG_INVALID`, `TRACE_INVALID`. */
 export async function simulate(options: SimulateOptions): Promise<SimulationResult> {

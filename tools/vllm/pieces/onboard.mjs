@@ -34,7 +34,8 @@ export async function run({ bench, checks }) {
   await afterDamage({ vllm, checks, prompt: prompts[1], before: first[1] });
   await fromDisk({ vllm, checks, prompts, first, random });
   await whenExpired({ vllm, checks, prompt: prompts[0], before: first[0] });
-  await measure({ vllm, checks, random });
+  await measure({ vllm, checks, random, tokens: BENCH_TOKENS, isJudged: true });
+  await measure({ vllm, checks, random, tokens: 500, isJudged: false });
   await underPressure({ vllm, checks, random });
   await withoutWorker({ vllm, checks, prompt: prompts[0], before: first[0] });
   await killed({ vllm, checks, random });
@@ -116,19 +117,19 @@ async function whenExpired({ vllm, checks, prompt, before }) {
 }
 
 /** In turns, so that a busy machine slows both. Every recomputed prompt is one that nobody has seen. */
-async function measure({ vllm, checks, random }) {
-  const known = randomPrompt(random, BENCH_TOKENS);
+async function measure({ vllm, checks, random, tokens, isJudged }) {
+  const known = randomPrompt(random, tokens);
   await vllm.generate(known, 1);
   const [onboard, recompute, local] = [[], [], []];
   for (let i = 0; i < BENCH_ROUNDS; i++) {
     await vllm.server.resetCache();
     onboard.push((await vllm.generate(known, 1)).tookMs);
     local.push((await vllm.generate(known, 1)).tookMs);
-    recompute.push((await vllm.generate(randomPrompt(random, BENCH_TOKENS), 1)).tookMs);
+    recompute.push((await vllm.generate(randomPrompt(random, tokens), 1)).tookMs);
   }
   const median = (numbers) => quantile(numbers, 0.5);
-  checks.say(`a prompt of ${BENCH_TOKENS} tokens, one token out, median of ${BENCH_ROUNDS}: onboard ${median(onboard).toFixed(1)} ms, recompute ${median(recompute).toFixed(1)} ms, vLLM's own cache ${median(local).toFixed(1)} ms`);
-  checks.check('onboarding is faster than recomputing', median(onboard) < median(recompute), `${(median(recompute) / median(onboard)).toFixed(2)} times`);
+  checks.say(`a prompt of ${tokens} tokens, one token out, median of ${BENCH_ROUNDS}: onboard ${median(onboard).toFixed(1)} ms, recompute ${median(recompute).toFixed(1)} ms, vLLM's own cache ${median(local).toFixed(1)} ms`);
+  if (isJudged) checks.check('onboarding is faster than recomputing', median(onboard) < median(recompute), `${(median(recompute) / median(onboard)).toFixed(2)} times`);
 }
 
 /** More at once than vLLM has blocks for: requests lose theirs in the middle, come back, find them here. */

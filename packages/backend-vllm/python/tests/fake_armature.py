@@ -44,6 +44,7 @@ class FakeArmature:
         self.said: list[tuple[Head, bytes]] = []
         self.connections: list[socket.socket] = []
         self.held = 0
+        self.epoch = "now"
         self.free = list(range(blocks))
         self.is_valid = True
         self.tokens: dict[int, list[int]] = {}
@@ -81,7 +82,7 @@ class FakeArmature:
         return {"op": "reserved", "reservation": 5 + len(self.said)}, ints(range(rows)) + ints(places)
 
     def pool_head(self) -> dict[str, Any]:
-        return {"op": "pool", "pid": os.getpid(), "startTicks": start_ticks(os.getpid()), "fd": self.fd, "offsetBytes": 0, "blocks": self.blocks, "blockStrideBytes": self.stride, "lender": LENDER}
+        return {"op": "pool", "pid": os.getpid(), "startTicks": start_ticks(os.getpid()), "fd": self.fd, "offsetBytes": 0, "epoch": self.epoch, "blocks": self.blocks, "blockStrideBytes": self.stride, "lender": LENDER}
 
     def push(self, head: dict[str, Any]) -> None:
         for connection in list(self.connections):

@@ -27,7 +27,7 @@ class Copies(unittest.TestCase):
                 caches = make()
                 before = {name: tensor.clone() for name, tensor in caches.items()}
                 blocks = DeviceBlocks(caches, BLOCKS)
-                pool = Pool(torch.zeros(20, 8192 + blocks.pieces * blocks.piece_bytes, dtype=torch.uint8), {})
+                pool = Pool(torch.zeros(20, 8192 + blocks.pieces * blocks.piece_bytes, dtype=torch.uint8), "now")
                 copier = Copier(blocks)
                 count = random_.randrange(1, BLOCKS)
                 source = random_.sample(range(BLOCKS), count)
@@ -45,7 +45,7 @@ class Copies(unittest.TestCase):
         caches = cpu_cache(11)
         blocks = DeviceBlocks(caches, BLOCKS)
         self.assertEqual((blocks.pieces, blocks.layers, blocks.piece_bytes, blocks.dtype), (11, 11, 2 * 8 * 16 * 4, "float32"))
-        pool = Pool(torch.zeros(2, blocks.pieces * blocks.piece_bytes, dtype=torch.uint8), {})
+        pool = Pool(torch.zeros(2, blocks.pieces * blocks.piece_bytes, dtype=torch.uint8), "now")
         Copier(blocks).to_host([7], pool, [1])
         for layer in range(11):
             run = pool.bytes[1, layer * blocks.piece_bytes : (layer + 1) * blocks.piece_bytes]

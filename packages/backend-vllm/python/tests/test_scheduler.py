@@ -55,16 +55,24 @@ class Scheduling(unittest.TestCase):
     def test_none_until_the_answer_is_there_then_a_load(self) -> None:
         self.armature.held = 3
         req = request("a", 14)
+        self.side.plan(step({"other": 1}))  # others run: no waiting
         self.assertEqual(self.side.matched(req, 0), (None, False))
         self.assertEqual(self.ask(req), (12, True))
         self.assertEqual(self.ask(req), (12, True))  # vLLM had no blocks free: it asks again, we do not
         self.assertEqual(len(self.armature.heads("match")), 1)
         self.side.allocated(req, [5, 6, 7, 8], 12)
         load = self.side.plan(step({})).loads["a"]
-        self.assertEqual((load.lease, load.device, load.host), (77, [5, 6, 7], [10, 11, 12]))
+        self.assertEqual((load.epoch, load.lease, load.device, load.host), ("now", 77, [5, 6, 7], [10, 11, 12]))
         self.side.received({"a"})
         plan = self.run_step(req, 2, [5, 6, 7, 8], 12)
         self.assertEqual(plan.loads, {})
+
+    def test_with_nothing_to_run_a_quick_answer_is_waited_for_and_a_slow_one_is_not(self) -> None:
+        self.armature.held = 3
+        found = [self.side.matched(request(f"a{i}", 14), 0) for i in range(20)]
+        self.assertIn((12, True), found)
+        self.armature.answers["match"] = lambda head, tail: None
+        self.assertEqual(self.side.matched(request("b", 14), 0), (None, False))
 
     def test_only_what_vllm_lacks_is_loaded(self) -> None:
         self.armature.held = 4
@@ -203,7 +211,7 @@ class Scheduling(unittest.TestCase):
         req = request("a", 14)
         self.ask(req)
         self.assertEqual(self.side.finished(req, []), (False, None))
-        until("the lease is given back", lambda: self.armature.heads("release") == [{"op": "release", "lease": 77}])
+        until("the lease is given back", lambda: self.armature.heads("release") == [{"op": "release", "epoch": "now", "lease": 77}])
 
     def test_aborted_while_loading_saves_nothing_of_what_may_be_there(self) -> None:
         self.armature.held = 3

@@ -93,8 +93,8 @@ class Working(unittest.TestCase):
         self.assertEqual(self.armature.block(30, 384), bytes(384))
         self.assertEqual(self.worker.finished()[0], {"a"})
 
-    def load(self, name: str = "a") -> set[int]:
-        self.worker.load(StepPlan(loads={name: Load(77, [2, 5], [0, 1])}))
+    def load(self, name: str = "a", epoch: str = "now") -> set[int]:
+        self.worker.load(StepPlan(loads={name: Load(epoch, 77, [2, 5], [0, 1])}))
         received: set[str] = set()
 
         def is_over() -> bool:
@@ -129,6 +129,20 @@ class Working(unittest.TestCase):
         self.armature.answers["release"] = lambda head, tail: None
         self.assertEqual(self.load(), {2, 5})
         until("the connection ends", lambda: len(self.armature.heads("hello")) == 2)
+
+    def test_leases_and_places_of_another_life_are_not_used(self) -> None:
+        self.assertEqual(self.load("a", "before"), {2, 5})
+        self.assertEqual(self.armature.heads("release"), [])
+        asked: list[Head] = []
+        self.armature.answers["reserve"] = lambda head, tail: asked.append(head)
+        self.worker.begin(self.plan([3], "b"))
+        until("the question", lambda: len(asked) == 1)
+        self.armature.epoch = "later"
+        self.armature.push(self.armature.pool_head())
+        until("the new pool", lambda: self.worker._pool is not None and self.worker._pool.epoch == "later")
+        self.armature.connections[0].sendall(encode({"op": "reserved", "reservation": 9, "id": asked[0]["id"]}, ints([0]) + ints([30])))
+        self.save(StepPlan(closing={"b"}))
+        self.assertEqual((self.armature.block(30, 384), self.armature.heads("commit")), (bytes(384), []))
 
     def test_detached_loads_fail(self) -> None:
         self.armature.push({"op": "detached"})

@@ -156,6 +156,31 @@ test('a socket that closes in the middle gives everything back, counted', async 
   expect((await worker.reserve(hashes)).blocks.length).toBe(4);
 });
 
+test('leases and reservations of another life of our worker mean nothing, though their numbers are in use again', async () => {
+  const worker = await opened();
+  const stored = tokensOf(11, 2 * BLOCK_SIZE);
+  await worker.store(1, stored);
+  const { lease } = await worker.pull(1, 2);
+  const { hashes } = await worker.match(2, tokensOf(12, 2 * BLOCK_SIZE));
+  const { reservation } = await worker.reserve(hashes);
+  const stale = { epoch: 'of before' };
+  expect((await worker.worker.ask({ op: 'release', lease, ...stale })).head['valid']).toBe(false);
+  expect((await worker.worker.ask({ op: 'commit', reservation, rows: 2, ...stale })).head['kept']).toBe(0);
+  expect(worker.manager.host.counts()).toMatchObject({ pins: 1, reservations: 1 });
+  expect([await worker.release(lease), (await worker.match(3, tokensOf(12, 2 * BLOCK_SIZE))).blocks]).toEqual([true, 0]);
+});
+
+test('the end of a former socket takes nothing from the one that took its place', async () => {
+  const worker = await opened();
+  await worker.store(1, tokensOf(13, 2 * BLOCK_SIZE));
+  const former = worker.worker;
+  worker.worker = await FakePython.hello(worker.connector, 'worker');
+  const { lease } = await worker.pull(1, 2);
+  await former.closed();
+  await realClock.sleep(20);
+  expect(await worker.release(lease)).toBe(true);
+});
+
 test('a second hello of the same half takes the place of the first', async () => {
   const worker = await opened();
   const again = await FakePython.hello(worker.connector, 'worker');

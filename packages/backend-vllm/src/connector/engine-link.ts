@@ -20,6 +20,8 @@ export interface LinkHost {
   readonly log: Logger;
   readonly counts: ConnectorCounts;
   readonly blockSize: number;
+  /** What leases and reservations must name to mean those of now. */
+  readonly epoch: string;
   /** Undefined until the tiers are open, and after they closed. */
   access(): KvHostAccess | undefined;
   /** Checks it; throws what the engine is told. */
@@ -175,7 +177,7 @@ export class EngineLink {
 
   #release(head: Frame['head']): void {
     const lease = whole(head, 'lease');
-    const isValid = this.#host.held.leases.delete(lease) && this.#host.access()?.release(lease) === 'valid';
+    const isValid = this.#isOfNow(head) && this.#host.held.leases.delete(lease) && this.#host.access()?.release(lease) === 'valid';
     if (!isValid) this.#host.counts.expiredLeases++;
     if (head['id'] !== undefined) this.send({ op: 'released', id: head['id'], valid: isValid });
   }
@@ -208,8 +210,12 @@ export class EngineLink {
       counts.keptBlocks += kept;
       if (head['id'] !== undefined) this.send({ op: 'committed', id: head['id'], kept });
     };
-    if (!held.reservations.delete(reservation) || access === undefined) return end(0);
+    if (!this.#isOfNow(head) || !held.reservations.delete(reservation) || access === undefined) return end(0);
     access.commit(reservation, whole(head, 'rows'), end);
+  }
+
+  #isOfNow(head: Frame['head']): boolean {
+    return head['epoch'] === this.#host.epoch;
   }
 
   #closed(): void {

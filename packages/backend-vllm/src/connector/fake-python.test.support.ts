@@ -180,11 +180,11 @@ export class ConnectedWorker {
   }
 
   async commit(reservation: number, rows: number): Promise<number> {
-    return (await this.worker.ask({ op: 'commit', reservation, rows })).head['kept'] as number;
+    return (await this.worker.ask({ op: 'commit', epoch: this.connector.epoch, reservation, rows })).head['kept'] as number;
   }
 
   async release(lease: number): Promise<boolean> {
-    return (await this.worker.ask({ op: 'release', lease })).head['valid'] as boolean;
+    return (await this.worker.ask({ op: 'release', epoch: this.connector.epoch, lease })).head['valid'] as boolean;
   }
 
   /** Computes a prompt and saves all of it. */

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { ArmatureError } from '@armature/contracts';
 import type { Clock, KvBlockFormat, KvConnector, KvHostAccess, KvLender, Logger, Metrics } from '@armature/contracts';
 import { exportCounts } from './connector-metrics.ts';
@@ -47,6 +48,7 @@ export class VllmConnector implements KvConnector, LinkHost {
   #refusal: ArmatureError | undefined = undefined;
   #access: KvHostAccess | undefined = undefined;
   #self: KvLender | undefined = undefined;
+  #epoch = '';
   readonly #endMetrics: () => void;
   #closing: Promise<void> | undefined = undefined;
 
@@ -101,9 +103,15 @@ export class VllmConnector implements KvConnector, LinkHost {
     return this.#access;
   }
 
+  /** Names this use of these tiers: leases and reservations of another one are numbers of something else. */
+  get epoch(): string {
+    return this.#epoch;
+  }
+
   attach(host: KvHostAccess, self: KvLender): void {
     this.#access = host;
     this.#self = self;
+    this.#epoch = randomUUID();
     if (host.location === undefined) this.log.warn('the host tier is plain memory: vLLM cannot map it and computes everything', { code: 'VLLM_CONNECTOR_NO_MAPPING' });
     for (const link of this.#links) if (link.role !== undefined) this.#sendPool(link);
   }
@@ -113,6 +121,7 @@ export class VllmConnector implements KvConnector, LinkHost {
     this.#giveBack();
     this.#access = undefined;
     this.#self = undefined;
+    this.#epoch = '';
   }
 
   /** Requests whose blocks are known, over all links. */
@@ -132,7 +141,8 @@ export class VllmConnector implements KvConnector, LinkHost {
     this.#refusal = undefined;
     this.counts.links++;
     // The engine was started again: its former life's socket may not have noticed yet.
-    this.#linkOf(role)?.destroy();
+    const former = this.#linkOf(role);
+    if (former !== undefined) this.#end(former);
     link.send({ op: 'welcome', version: CONNECTOR_VERSION });
     if (this.#access !== undefined) this.#sendPool(link);
     this.log.info("vLLM's connector is connected", { role, ...this.#format });
@@ -140,9 +150,7 @@ export class VllmConnector implements KvConnector, LinkHost {
   }
 
   closed(link: EngineLink): void {
-    this.#links.delete(link);
-    if (link.role === undefined) return;
-    this.#giveBack();
+    if (!this.#end(link)) return;
     if (this.#closing === undefined) this.log.warn("the connection to vLLM's connector has ended: what it held is given back", { role: link.role });
   }
 
@@ -169,6 +177,14 @@ export class VllmConnector implements KvConnector, LinkHost {
     if (role === 'worker') this.#format = theirs as ConnectorFormat;
   }
 
+  /** Once for each link: what its engine held goes back before another one takes anything. False: it had no say. */
+  #end(link: EngineLink): boolean {
+    if (!this.#links.delete(link) || link.role === undefined) return false;
+    link.destroy();
+    this.#giveBack();
+    return true;
+  }
+
   #linkOf(role: LinkRole): EngineLink | undefined {
     for (const link of this.#links) if (link.role === role) return link;
     return undefined;
@@ -179,7 +195,7 @@ export class VllmConnector implements KvConnector, LinkHost {
     if (access?.location === undefined || this.#self === undefined) return;
     const { pid, startTicks, fd, offsetBytes } = access.location.mapping;
     const { blocks, blockStrideBytes } = access.memory;
-    link.send({ op: 'pool', pid, startTicks, fd, offsetBytes, blocks, blockStrideBytes, lender: lenderWords(this.#self) });
+    link.send({ op: 'pool', pid, startTicks, fd, offsetBytes, epoch: this.#epoch, blocks, blockStrideBytes, lender: lenderWords(this.#self) });
   }
 
   /** Pins dropped, slots that were not committed freed. */

@@ -34,6 +34,12 @@ describe('the virtual connector', () => {
     expect(discovery.entries.get('planner/m/desired')).toMatchObject(order(5, 2));
   });
 
+  it('what the actor has acknowledged outlives the planner and its lease', async () => {
+    const discovery = new TestDiscovery();
+    discovery.put('planner/m/done', { order: order(4, 3), state: 'done' } as unknown as PlainData);
+    expect(await open(discovery).current('m')).toEqual(order(4, 3));
+  });
+
   it('what others write there by mistake is not believed', async () => {
     const discovery = new TestDiscovery();
     for (const wrong of [null, 'done', { order: { revision: 'x' } }, { order: order(9, -1), state: 'done' }, { order: order(9, 1), state: 'perhaps' }]) {

@@ -66,9 +66,8 @@ export class Orders {
     if (this.#attempted !== undefined && order !== undefined && order.revision >= this.#attempted.revision) this.#attempted = undefined;
   }
 
-  /** Orders `replicas` unless they are in force. Never throws: a failure is told by `problem`, and the order stays what it was. */
+  /** Orders `replicas` unless they are in force. Only once it is known what is. Never throws: a failure is told by `problem`, and the order stays what it was. */
   async give(replicas: Readonly<Record<string, number>>): Promise<'unchanged' | 'taken' | 'failed'> {
-    if (!this.#isKnown) return 'failed';
     if (this.#inForce !== undefined && isSame(this.#inForce, replicas)) {
       this.#attempted = undefined;
       return 'unchanged';

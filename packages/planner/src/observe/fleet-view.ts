@@ -30,6 +30,8 @@ export class FleetView {
   readonly #records: Map<string, WorkerRecord>;
   readonly #reports: Map<string, Reported>;
   readonly #refused: Map<string, number>;
+  /** Workers that live and take no requests, because their engine failed: why. */
+  readonly #unwell: Map<string, string>;
   /** Joined since the last look: they have had no time to report, and nothing to do yet. */
   readonly #fresh: Set<string>;
 
@@ -38,6 +40,7 @@ export class FleetView {
     this.#records = new Map();
     this.#reports = new Map();
     this.#refused = new Map();
+    this.#unwell = new Map();
     this.#fresh = new Set();
   }
 
@@ -51,6 +54,12 @@ export class FleetView {
     this.#fresh.delete(instanceId);
     // Only what it reports from now on shows that it drains.
     this.#reports.delete(instanceId);
+  }
+
+  /** `reason` undefined: it is well again, or gone. */
+  unwell(instanceId: string, reason: string | undefined): void {
+    if (reason === undefined) this.#unwell.delete(instanceId);
+    else this.#unwell.set(instanceId, reason);
   }
 
   report(report: EngineReport, nowMs: number): void {
@@ -92,6 +101,7 @@ export class FleetView {
     const known = new Set(this.#pools.map(({ pool }) => pool));
     const strangers = new Set([...this.#records.values()].map(({ pool }) => pool).filter((pool) => !known.has(pool)));
     for (const stranger of strangers) problems.push(`pool ${stranger} has live workers and is not in the plan`);
+    for (const [instanceId, reason] of this.#unwell) problems.push(`worker ${instanceId} takes no requests: ${reason}`);
     const pools = this.#pools.map((pool) => this.#observe({ ...pool, startupMs: startupMs(pool) }, desired.get(pool.pool) ?? 0, nowMs, problems));
     for (const reported of this.#reports.values()) reported.passes.length = 0;
     this.#fresh.clear();
@@ -137,7 +147,7 @@ export class FleetView {
 
   #draining(pool: string): number {
     let count = 0;
-    for (const instanceId of this.#reports.keys()) if (!this.#records.has(instanceId) && instanceId.startsWith(`${pool}/`)) count++;
+    for (const instanceId of this.#reports.keys()) if (!this.#records.has(instanceId) && !this.#unwell.has(instanceId) && instanceId.startsWith(`${pool}/`)) count++;
     return count;
   }
 

@@ -140,6 +140,19 @@ describe('workers', () => {
     expect(t.look({ all: 0 }).observation.pools[0]?.draining).toBe(0);
   });
 
+  it('whose engine failed are not there, not draining, and said until they are well', async () => {
+    const t = await build();
+    t.join('all', 0);
+    t.discovery.lapse('workers/m/all/0@a');
+    t.discovery.put('unwell/m/all/0@a', { state: 'failed', code: 'ENGINE_STUCK', reason: 'a pass has not ended' });
+    t.engine('all/0@a');
+    const { observation } = t.look({ all: 1 });
+    expect(observation.pools[0]).toMatchObject({ ready: 0, starting: 1, draining: 0 });
+    expect(observation.problems).toContain('worker all/0@a takes no requests: a pass has not ended (ENGINE_STUCK)');
+    t.discovery.lapse('unwell/m/all/0@a');
+    expect(t.look({ all: 1 }).observation.problems.join()).not.toContain('takes no requests');
+  });
+
   it('in another role are lent by their pool, and their load is that of the pool they work for', async () => {
     const t = await build([pool({ pool: 'p', role: 'prefill' }), pool({ pool: 'd', role: 'decode' })]);
     t.join('p', 0, { role: 'prefill' });

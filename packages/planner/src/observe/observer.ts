@@ -46,7 +46,7 @@ export class Observer {
   async start(): Promise<void> {
     const { model, events, discovery, clock } = this.#options;
     this.#lastMs = clock.nowMs();
-    const [traffic, engine, workers] = [`traffic/${model}`, `engine/${model}`, `workers/${model}/`];
+    const [traffic, engine, workers, unwell] = [`traffic/${model}`, `engine/${model}`, `workers/${model}/`, `unwell/${model}/`];
     this.#open.push(
       events.subscribe(traffic, (subject, payload) => subject === traffic && this.#traffic.accept(payload as unknown as TrafficReport, clock.nowMs())),
       events.subscribe(engine, (subject, payload) => subject === engine && this.#fleet.report(payload as unknown as EngineReport, clock.nowMs())),
@@ -62,6 +62,13 @@ export class Observer {
           this.#fleet.removed(key.slice(workers.length));
           this.#startup.left(key.slice(workers.length));
         },
+      }),
+      await discovery.watch(unwell, {
+        put: ({ key, value }) => {
+          const { code, reason } = value as { readonly code?: string; readonly reason?: string };
+          this.#fleet.unwell(key.slice(unwell.length), `${reason ?? 'its engine failed'} (${code ?? 'unknown'})`);
+        },
+        removed: (key) => this.#fleet.unwell(key.slice(unwell.length), undefined),
       }),
     );
   }

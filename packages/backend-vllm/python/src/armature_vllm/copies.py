@@ -68,9 +68,17 @@ class Copier:
             self._run(pool, piece).index_copy_(0, target, view.index_select(0, source))
         return _Done()
 
-    def to_device(self, pool: Pool, host: Sequence[int], device: Sequence[int]) -> Copied:
+    def fence(self) -> torch.cuda.Event | None:
+        """Of what the caller's thread has submitted: it may still read what the blocks held before. None: nothing runs behind the caller's back."""
+        if self._stream is None:
+            return None
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._blocks.device))
+        return event
+
+    def to_device(self, pool: Pool, host: Sequence[int], device: Sequence[int], after: torch.cuda.Event | None = None) -> Copied:
         if self._stream is not None:
-            return self._to_device_cuda(pool, host, device)
+            return self._to_device_cuda(pool, host, device, after)
         source, target = torch.tensor(host), torch.tensor(device)
         for piece, view in enumerate(self._blocks.views):
             view.index_copy_(0, target, self._run(pool, piece).index_select(0, source))
@@ -94,9 +102,11 @@ class Copier:
                 pool.bytes[block, :content].copy_(gathered[row], non_blocking=True)
             return _cuda_done(stream, gathered)
 
-    def _to_device_cuda(self, pool: Pool, host: Sequence[int], device: Sequence[int]) -> Copied:
+    def _to_device_cuda(self, pool: Pool, host: Sequence[int], device: Sequence[int], after: torch.cuda.Event | None) -> Copied:
         stream = self._stream
         assert stream is not None
+        if after is not None:
+            stream.wait_event(after)
         size = self._blocks.piece_bytes
         content = size * self._blocks.pieces
         with torch.cuda.stream(stream):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import Any
 
 import torch
 
@@ -18,10 +17,10 @@ class PoolError(Exception):
 class Pool:
     """`blocks` of `stride` bytes, shared with the worker. It stays mapped until the last tensor over it is gone."""
 
-    def __init__(self, view: torch.Tensor, lender: dict[str, Any]) -> None:
+    def __init__(self, view: torch.Tensor, epoch: str) -> None:
         self.bytes = view
         self.blocks = view.shape[0]
-        self.lender = lender
+        self.epoch = epoch
 
     @staticmethod
     def open(head: Head, *, pin: bool) -> Pool:
@@ -46,8 +45,7 @@ class Pool:
             code = int(torch.cuda.cudart().cudaHostRegister(view.data_ptr(), view.numel(), 0))
             if code != 0:
                 raise PoolError(f"cudaHostRegister of {view.numel()} bytes ended with {code}")
-        lender = head.get("lender")
-        return Pool(view, lender if isinstance(lender, dict) else {})
+        return Pool(view, str(head["epoch"]))
 
 
 def start_ticks(pid: int) -> int:

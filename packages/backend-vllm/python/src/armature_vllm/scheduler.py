@@ -20,12 +20,15 @@ NO_PARENT = bytes(HASH_BYTES)
 MARGIN_SECONDS = 0.25
 """A finished request's blocks wait so long for the hashes of the last of them."""
 FINISH_SECONDS = 1.0
+"""With nothing else to run, an answer is waited for so long: cheaper than another round of the engine, and nobody's time."""
+IDLE_SECONDS = 0.003
 
 
 @dataclass
 class Load:
-    """Host blocks to copy to the engine's, under a lease."""
+    """Host blocks to copy to the engine's, under a lease of one life of the worker."""
 
+    epoch: str
     lease: int
     device: list[int]
     host: list[int]
@@ -50,6 +53,8 @@ class StepPlan:
     closing: set[str] = field(default_factory=set)
     """Requests that lost their blocks in this step."""
     preempted: set[str] = field(default_factory=set)
+    """The model does not run in this step."""
+    is_idle: bool = False
 
 
 @dataclass
@@ -107,17 +112,20 @@ class Finishing:
 
 
 class SchedulerSide:
-    """Asked from vLLM's scheduler loop: never waits for an answer. Those arrive on the link's thread. Both work under `_lock`, which the link never holds."""
+    """Asked from vLLM's scheduler loop: while requests run it never waits for an answer. Those arrive on the link's thread. Both work under `_lock`, which the link never holds."""
 
     def __init__(self, socket_path: str, block_size: int, fetch_deadline_ms: int) -> None:
         self._block_size = block_size
         self._deadline_ms = fetch_deadline_ms
         self._lock = threading.RLock()
+        self._answered = threading.Condition(self._lock)
+        self._is_idle = True
         self._tracked: dict[str, Tracked] = {}
         self._finishing: dict[str, Finishing] = {}
         self._plan = StepPlan()
         self._next_prompt = 1
         self._lender: dict[str, Any] | None = None
+        self._epoch = ""
         self._link = Link(socket_path, {"role": "scheduler", "format": {"blockSize": block_size}}, self._pushed, self._went_down)
         self._link.start()
 
@@ -130,6 +138,8 @@ class SchedulerSide:
             if self._lender is None or not is_plain(request):
                 return 0, False
             tracked = self._current(request, row) or self._look_up(request, row)
+            if tracked.waits_until is not None and self._is_idle:
+                self._answered.wait_for(lambda: tracked.waits_until is None, IDLE_SECONDS)
             if tracked.waits_until is not None:
                 if time.monotonic() < tracked.waits_until:
                     return None, False
@@ -155,7 +165,7 @@ class SchedulerSide:
                 return
             end = tracked.from_row + len(tracked.host)
             host = tracked.host[len(tracked.host) - blocks :]
-            self._plan.loads[request.request_id] = Load(tracked.lease, tracked.device[end - blocks : end], host)
+            self._plan.loads[request.request_id] = Load(self._epoch, tracked.lease, tracked.device[end - blocks : end], host)
             tracked.lease, tracked.is_loading = 0, True
 
     def plan(self, output: Any) -> StepPlan:
@@ -173,6 +183,7 @@ class SchedulerSide:
                     self._close(req_id, finishing.tracked, finishing.complete, finishing.device)
                     self._plan.closing.add(req_id)  # vLLM keeps its blocks until the worker names it
             plan, self._plan = self._plan, StepPlan()
+            self._is_idle = plan.is_idle = not output.num_scheduled_tokens
             plan.preempted = set(output.preempted_req_ids or ())
         return plan
 
@@ -271,7 +282,7 @@ class SchedulerSide:
 
     def _release(self, tracked: Tracked) -> None:
         if tracked.lease != 0:
-            self._link.send({"op": "release", "lease": tracked.lease})
+            self._link.send({"op": "release", "epoch": self._epoch, "lease": tracked.lease})
         tracked.lease, tracked.host = 0, []
 
     # ---- questions and their answers
@@ -299,6 +310,7 @@ class SchedulerSide:
             blocks = int(reply["blocks"]) if reply is not None else 0
             if blocks == 0 or tracked.waits_until is None:
                 tracked.waits_until = None
+                self._answered.notify_all()
                 return
             to = tracked.from_row + blocks
             head = {"op": "pull", "prompt": tracked.prompt, "from": tracked.from_row, "to": to, "salt": tracked.salt, "source": tracked.source, "deadlineMs": self._deadline_ms}
@@ -310,8 +322,9 @@ class SchedulerSide:
             tracked.pull = 0
             if tracked.waits_until is not None:
                 tracked.lease, tracked.host, tracked.waits_until = lease, to_ints(tail), None
+                self._answered.notify_all()
             elif lease != 0:  # nobody waits for it any more
-                self._link.send({"op": "release", "lease": lease})
+                self._link.send({"op": "release", "epoch": self._epoch, "lease": lease})
 
     def _append(self, tracked: Tracked, end: int) -> None:
         tokens = tracked.request.all_token_ids[tracked.hashed_tokens : end]
@@ -326,19 +339,27 @@ class SchedulerSide:
             tracked.is_lost = tracked.is_lost or reply is None
 
     def _pushed(self, head: Head, _tail: bytes) -> None:
-        if head.get("op") == "pool":
-            lender = head.get("lender")
-            self._lender = lender if isinstance(lender, dict) else {}
-        elif head.get("op") == "detached":
-            self._lender = None
+        with self._lock:
+            if head.get("op") == "pool":
+                self._drop_leases()
+                lender = head.get("lender")
+                self._lender = lender if isinstance(lender, dict) else {}
+                self._epoch = str(head.get("epoch"))
+            elif head.get("op") == "detached":
+                self._drop_leases()
 
     def _went_down(self) -> None:
         """The worker dropped every pin; hashes are asked for anew by the requests to come."""
         with self._lock:
-            self._lender = None
+            self._drop_leases()
             for tracked in self._tracked.values():
-                tracked.lease, tracked.host, tracked.waits_until, tracked.pull = 0, [], None, 0
                 tracked.is_lost = True
+
+    def _drop_leases(self) -> None:
+        """The worker dropped every pin. Until it opens tiers again nothing is asked."""
+        self._lender = None
+        for tracked in self._tracked.values():
+            tracked.lease, tracked.host, tracked.waits_until, tracked.pull = 0, [], None, 0
 
 
 def is_plain(request: Any) -> bool:

@@ -18,7 +18,7 @@ from .copies import Copied, Copier, DeviceBlocks
 from .frames import Head, to_ints
 from .link import Link
 from .pool import Pool, PoolError
-from .scheduler import Load, Save, StepPlan
+from .scheduler import IDLE_SECONDS, Load, Save, StepPlan
 
 logger = logging.getLogger("vllm.armature")
 
@@ -41,6 +41,8 @@ class _Saving:
 
     req_id: str
     save: Save
+    """Where the places are; of another life of the worker they mean nothing."""
+    pool: Pool | None
     places: Future[tuple[int, list[int], list[int]] | None] = field(default_factory=Future)
     reservation: int = 0
     blocks: int = 0
@@ -57,11 +59,12 @@ class WorkerSide:
         self._num_blocks = num_blocks
         self.counts = Counts()
         self._lock = threading.Lock()
+        self._loaded = threading.Condition(self._lock)
         self._blocks: DeviceBlocks | None = None
         self._copier: Copier | None = None
         self._link: Link | None = None
         self._pool: Pool | None = None
-        self._loads: queue.SimpleQueue[tuple[str, Load] | None] = queue.SimpleQueue()
+        self._loads: queue.SimpleQueue[tuple[str, Load, torch.cuda.Event | None] | None] = queue.SimpleQueue()
         self._received: set[str] = set()
         self._failed_blocks: set[int] = set()
         self._asked: list[_Saving] = []
@@ -82,14 +85,18 @@ class WorkerSide:
         """Before the model runs: asks where the step's blocks are to go."""
         for req_id, saves in plan.saves.items():
             for save in saves:
-                saving = _Saving(req_id, save)
+                saving = _Saving(req_id, save, self._pool)
                 self._asked.append(saving)
                 self._reserve(saving)
         self._closing |= plan.closing
 
     def load(self, plan: StepPlan) -> None:
+        fence = self._copier.fence() if plan.loads and self._copier is not None else None
         for req_id, load in plan.loads.items():
-            self._loads.put((req_id, load))
+            self._loads.put((req_id, load, fence))
+        if plan.loads and plan.is_idle:
+            with self._lock:  # a short one ends within this step
+                self._loaded.wait_for(lambda: plan.loads.keys() <= self._received, IDLE_SECONDS)
 
     def save(self) -> None:
         """After the model ran: copies what has a place. Never waits: the rest is for a later step, its blocks stay with their requests."""
@@ -143,7 +150,7 @@ class WorkerSide:
 
     def _reserve(self, saving: _Saving) -> None:
         link = self._link
-        if link is None or self._pool is None:
+        if link is None or saving.pool is None:
             saving.places.set_result(None)
             return
 
@@ -157,8 +164,8 @@ class WorkerSide:
 
     def _copy(self, saving: _Saving) -> None:
         """Of one whose places are known. Rows without one are held already, or there is no room, or nobody to ask."""
-        places, pool, copier = saving.places.result(), self._pool, self._copier
-        number, rows, host = (0, [], []) if places is None or pool is None or copier is None else places
+        places, pool, copier = saving.places.result(), saving.pool, self._copier
+        number, rows, host = (0, [], []) if places is None or pool is not self._pool or copier is None else places
         self.counts.unsaved_blocks += len(saving.save.device) - len(rows)
         if pool is None or copier is None or number == 0:
             return
@@ -168,12 +175,15 @@ class WorkerSide:
 
     def _abandon(self, saving: _Saving) -> None:
         self.counts.unsaved_blocks += len(saving.save.device)
-        saving.places.add_done_callback(self._take_back)
+        saving.places.add_done_callback(lambda places: self._take_back(saving, places.result()))
 
-    def _take_back(self, places: Future[tuple[int, list[int], list[int]] | None]) -> None:
-        found = places.result()
-        if found is not None and self._link is not None:
-            self._link.send({"op": "commit", "reservation": found[0], "rows": 0})
+    def _take_back(self, saving: _Saving, places: tuple[int, list[int], list[int]] | None) -> None:
+        if places is not None:
+            self._tell(saving, places[0], 0)
+
+    def _tell(self, saving: _Saving, reservation: int, rows: int) -> None:
+        if self._link is not None and saving.pool is not None:
+            self._link.send({"op": "commit", "epoch": saving.pool.epoch, "reservation": reservation, "rows": rows})
 
     def _commit(self) -> None:
         left: list[_Saving] = []
@@ -181,8 +191,7 @@ class WorkerSide:
             if saving.copied is not None and not saving.copied.is_done():
                 left.append(saving)
                 continue
-            if self._link is not None:
-                self._link.send({"op": "commit", "reservation": saving.reservation, "rows": saving.blocks})
+            self._tell(saving, saving.reservation, saving.blocks)
             self.counts.saved_blocks += saving.blocks
         self._copying = left
 
@@ -190,12 +199,13 @@ class WorkerSide:
 
     def _load_all(self) -> None:
         while (item := self._loads.get()) is not None:
-            req_id, load = item
-            problem = self._load(load)
+            req_id, load, fence = item
+            problem = self._load(load, fence)
             with self._lock:
                 if problem is not None:
                     self._failed_blocks.update(load.device)
                 self._received.add(req_id)
+                self._loaded.notify_all()
             if problem is None:
                 self.counts.loaded_blocks += len(load.device)
                 continue
@@ -204,18 +214,19 @@ class WorkerSide:
             if self._link is not None:
                 self._link.send({"op": "failed", "blocks": len(load.device), "reason": problem})
 
-    def _load(self, load: Load) -> str | None:
+    def _load(self, load: Load, fence: torch.cuda.Event | None) -> str | None:
         """What was copied counts only if the lease was valid to the end."""
         pool, copier, link = self._pool, self._copier, self._link
-        if pool is None or copier is None or link is None:
+        if pool is None or pool.epoch != load.epoch or copier is None or link is None:
             return "the host tier is gone"
+        release = {"op": "release", "epoch": load.epoch, "lease": load.lease}
         try:
-            copier.to_device(pool, load.host, load.device).wait()
+            copier.to_device(pool, load.host, load.device, fence).wait()
         except Exception as error:  # whatever a copy raises, the request must go on
             with contextlib.suppress(OSError):
-                link.send({"op": "release", "lease": load.lease})
+                link.send(release)
             return f"{type(error).__name__}: {error}"
-        answer = link.call({"op": "release", "lease": load.lease}, b"", RELEASE_SECONDS)
+        answer = link.call(release, b"", RELEASE_SECONDS)
         if answer is None:
             link.drop()  # whoever does not answer this must not make every other load wait as long
             return "the Armature worker did not confirm the lease"
