@@ -75,12 +75,13 @@ export function simulatedConfig(text: string, settings: SimulationSettings, chan
       });
       const kvbm = worker['kvbm'];
       if (kvbm !== undefined) assumptions.push(`${name}: kvbm is left out, tiers below the engine are not simulated`);
-      return { ...without(worker, ['kvbm']), replicas: 0, engine: { use: 'mock', config: { ...engine.config, startupMs, vocabSize: VOCABULARY, kvCheck: 'none', lookaheadMs: changes.lookaheadMs } } };
+      return { ...without(worker, ['kvbm']), maxReplicas: worker['maxReplicas'] ?? worker['replicas'] ?? 1, replicas: 0, engine: { use: 'mock', config: { ...engine.config, startupMs, vocabSize: VOCABULARY, kvCheck: 'none', lookaheadMs: changes.lookaheadMs } } };
     });
     return { ...model, source: MODEL_FOLDER, preprocessor: { use: 'simulated' }, workers };
   });
-  const rest = without(raw, ['frontend', 'admin', 'simulation', 'log', 'planner']);
-  const config = { ...rest, discovery: { use: 'memory' }, events: { use: 'memory' }, requests: { use: 'memory' }, transports: [{ use: 'memory' }], records: changes.records, models: simulated };
+  const rest = without(raw, ['frontend', 'admin', 'log', 'planner']);
+  const planner = raw['planner'] as Raw | undefined;
+  const config = { ...rest, discovery: { use: 'memory' }, events: { use: 'memory' }, requests: { use: 'memory' }, transports: [{ use: 'memory' }], records: changes.records, ...(planner === undefined ? {} : { planner: { ...without(planner, ['alone']), connector: { use: 'simulated' } } }), models: simulated };
   return { text: stringify(config), pools, assumptions };
 }
 

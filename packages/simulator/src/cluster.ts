@@ -8,6 +8,7 @@ import type { SimulatedConfig, SimulatedPool } from './cluster-config.ts';
 import { FleetHours } from './fleet-hours.ts';
 import type { PoolHours } from './fleet-hours.ts';
 import type { SimulationSettings } from './settings.ts';
+import { SimulatedScaling, simulatedScaling } from './scaling.ts';
 import { simulatedPreprocessor } from './simulated-preprocessor.ts';
 import { SimulatedRequests } from './simulated-requests.ts';
 import { SimulatedTransport } from './simulated-transport.ts';
@@ -26,6 +27,8 @@ export interface ClusterOptions {
 interface Living {
   readonly pool: SimulatedPool;
   readonly index: number;
+  /** It drains. */
+  isLeaving?: boolean;
   readonly clock: WorkerClock | undefined;
 }
 
@@ -69,10 +72,11 @@ export class SimulatedCluster {
       scale: (worker) => (poolOf(worker)?.blockSize ?? 1) * network.kvBytesPerToken,
     });
     const clocks = new Map<string, WorkerClock>();
+    const scaling = new SimulatedScaling(config.pools, log);
     const app = await boot({
       configText: config.text,
       root: deployment as BootOptions['root'],
-      builtins: [...plugins, simulatedPreprocessor as unknown as PluginDescriptor],
+      builtins: [...plugins, simulatedPreprocessor as unknown as PluginDescriptor, simulatedScaling(scaling)],
       clock,
       random: seed,
       logger: log,
@@ -90,6 +94,7 @@ export class SimulatedCluster {
     const all = config.pools.flatMap((pool) => Array.from({ length: pool.replicas }, (_, i) => cluster.startWorker(pool, i)));
     await clock.runUntilSettled(Promise.all(all));
     cluster.#hours.begin(clock.nowMs());
+    scaling.attach(cluster);
     return cluster;
   }
 
@@ -119,6 +124,15 @@ export class SimulatedCluster {
     return [...this.#workers.values()];
   }
 
+  /** Indexes of a pool's workers that are not leaving. */
+  staying(pool: SimulatedPool): number[] {
+    return [...this.#workers.values()].filter((worker) => worker.pool === pool && worker.isLeaving !== true).map(({ index }) => index);
+  }
+
+  isTaken(pool: SimulatedPool, index: number): boolean {
+    return this.#workers.has(keyOf(pool, index));
+  }
+
   hours(): PoolHours[] {
     return this.#hours.summary(this.#options.clock.nowMs());
   }
@@ -135,7 +149,9 @@ export class SimulatedCluster {
 
   /** Drained, then gone. */
   async stopWorker(pool: SimulatedPool, index: number, deadlineMs = DRAIN_MS): Promise<void> {
-    if (!this.#workers.has(keyOf(pool, index))) return;
+    const worker = this.#workers.get(keyOf(pool, index));
+    if (worker === undefined || worker.isLeaving === true) return;
+    worker.isLeaving = true;
     await this.#deployment().stopWorker(pool.model, pool.pool, index, deadlineMs);
     this.#gone(pool, index);
   }
