@@ -1,4 +1,7 @@
+import { ArmatureError } from '@armature/contracts';
 import type { ConfigReport, EngineAbilities, JsonSchema } from '@armature/contracts';
+import { linearTiming, tableTiming } from '@armature/fleet-model';
+import type { LinearTimingOptions, PassTiming, TimingTable } from '@armature/fleet-model';
 
 /** a·x² + b·x + c */
 export type Polynomial = readonly [number, number, number];
@@ -23,6 +26,13 @@ export interface MockConfig {
   readonly stepTimeoutMs: number;
   readonly lookaheadMs: number;
   readonly adapters: readonly string[];
+  /** Measured times, instead of the polynomials. */
+  readonly timing?: MockTiming;
+}
+
+export interface MockTiming {
+  readonly linear?: LinearTimingOptions;
+  readonly table?: TimingTable;
 }
 
 const polynomial = (description: string, values: Polynomial): JsonSchema => ({
@@ -33,6 +43,39 @@ const polynomial = (description: string, values: Polynomial): JsonSchema => ({
   default: values,
   description,
 });
+
+const milliseconds = (description: string): JsonSchema => ({ type: 'number', minimum: 0, default: 0, description: `Milliseconds ${description}.` });
+const axis = (description: string): JsonSchema => ({ type: 'array', minItems: 1, items: { type: 'number', minimum: 0 }, description });
+const part = (description: string, fields: Record<string, JsonSchema>, required?: readonly string[]): JsonSchema => ({ type: 'object', additionalProperties: false, description, properties: fields, ...(required === undefined ? {} : { required: [...required] }) });
+
+/** As another engine's passes were measured: what they were fitted by, or the points themselves. */
+const timingSchema: JsonSchema = { default: {}, ...part('Pass times as measured, instead of the coefficients; `linear` or `table`.', {
+  linear: part('The regression of a pass over what it computes.', {
+    prefillMsPerToken: milliseconds('per prompt token'),
+    prefillMs: milliseconds('of a pass that computes any'),
+    decodeMsPerSequence: milliseconds('per decoding sequence'),
+    decodeMsPerContextToken: milliseconds('per KV token that they hold'),
+    decodeMs: milliseconds('of a pass that decodes'),
+  }),
+  table: part(
+    'Points, with lines between and beyond them.',
+    {
+      prefill: part('Passes that compute prompts.', { tokens: axis('Prompt tokens, ascending.'), ms: axis('Milliseconds.') }, ['tokens', 'ms']),
+      decode: part(
+        'Passes that decode.',
+        { sequences: axis('Sequences, ascending.'), contextTokens: axis('KV tokens that they hold together, ascending.'), ms: { type: 'array', minItems: 1, items: axis('One row per number of sequences.'), description: 'Milliseconds.' } },
+        ['sequences', 'contextTokens', 'ms'],
+      ),
+    },
+    ['prefill', 'decode'],
+  ),
+}) };
+
+/** Undefined: the polynomials. Throws `FLEET_TIMING_INVALID`. */
+export function measuredTiming({ timing }: MockConfig): PassTiming | undefined {
+  if (timing?.linear !== undefined) return linearTiming(timing.linear);
+  return timing?.table === undefined ? undefined : tableTiming(timing.table);
+}
 
 /** Sizes and times default to those of Dynamo 1.6.1's mocker. */
 const properties = {
@@ -76,13 +119,19 @@ const properties = {
   },
 } as const;
 
-export const mockSchema: JsonSchema & { readonly properties: typeof properties } = { type: 'object', additionalProperties: false, properties };
+export const mockSchema: JsonSchema & { readonly properties: typeof properties & { readonly timing: JsonSchema } } = { type: 'object', additionalProperties: false, properties: { ...properties, timing: timingSchema } };
 
 /** The configuration that an empty `config:` gives. */
 export const mockDefaults: MockConfig = Object.fromEntries(Object.entries(properties).map(([field, schema]) => [field, schema.default])) as unknown as MockConfig;
 
 /** Token ids must be in the vocabulary. */
 export function checkMockConfig(config: MockConfig, report: ConfigReport): void {
+  try {
+    measuredTiming(config);
+  } catch (error) {
+    const { message, hint } = ArmatureError.from(error);
+    report({ path: ['timing'], message, ...(hint === undefined ? {} : { hint }) });
+  }
   for (const field of ['eosTokenIds', 'answerTokenIds'] as const) {
     config[field].forEach((token, i) => {
       if (token >= config.vocabSize) report({ path: [field, i], message: `token ${token} is not below vocabSize ${config.vocabSize}`, hint: 'raise vocabSize, or name another token' });

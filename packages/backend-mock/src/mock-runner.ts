@@ -1,7 +1,9 @@
 import type { Clock, Counter, ErrorData, KvArena, Logger, Timer } from '@armature/contracts';
 import { uniformDraw } from '@armature/engine-core';
+import type { PassTiming } from '@armature/fleet-model';
 import { saltHash } from '@armature/tokens';
 import type { ModelRunner, ModelRunnerInfo, SamplingSetup, StepBatch, StepResult } from '@armature/engine-core';
+import { measuredTiming } from './config.ts';
 import type { MockConfig } from './config.ts';
 import { LookAhead } from './look-ahead.ts';
 import { MockKv, emptyArena, mix } from './mock-kv.ts';
@@ -40,6 +42,7 @@ export class MockRunner implements ModelRunner {
   /** Per slot: makes the adapter's tokens and KV its own; 0 for the base model. */
   readonly #seeds: Int32Array;
   readonly #result: Omit<Mutable<StepResult>, 'rowErrors'> & { rowErrors: Map<number, ErrorData> | undefined };
+  readonly #measured: PassTiming | undefined;
   readonly #onPassed: () => void;
   #batch: StepBatch | undefined;
   #done: StepDone | undefined;
@@ -64,6 +67,7 @@ export class MockRunner implements ModelRunner {
       passes: 1,
       rowErrors: undefined,
     };
+    this.#measured = measuredTiming(config);
     this.#onPassed = () => this.#passed();
     this.#batch = undefined;
     this.#done = undefined;
@@ -98,11 +102,11 @@ export class MockRunner implements ModelRunner {
     this.#batch = batch;
     this.#done = done;
     if (this.#ahead !== undefined && batch.maxPasses !== undefined && batch.maxPasses > 1) {
-      const endsAtMs = this.#ahead.plan(batch, clock.nowMs(), (sequences, contextTokens) => decodePassMs(sequences, contextTokens, config, blockSize));
+      const endsAtMs = this.#ahead.plan(batch, clock.nowMs(), (sequences, contextTokens) => decodePassMs(sequences, contextTokens, config, blockSize, this.#measured));
       this.#timer = clock.setTimer(endsAtMs - clock.nowMs(), this.#onPassed);
       return;
     }
-    const durationMs = passMs(batch, config, blockSize);
+    const durationMs = passMs(batch, config, blockSize, this.#measured);
     if (durationMs === 0) clock.defer(this.#onPassed);
     else this.#timer = clock.setTimer(durationMs, this.#onPassed);
   }

@@ -2,8 +2,9 @@ import { configProblemsOf } from './testing.test.support.ts';
 import { EngineSession, blockBytes, copyBlocks, seeded } from '@armature/contracts/testing/engine-session';
 import type { Recording } from '@armature/contracts/testing/engine-session';
 import { describe, expect, it } from 'vitest';
+import { measuredTiming } from './config.ts';
 import { mockDefaults, mockSchema } from './index.ts';
-import { passMs } from './pass-time.ts';
+import { decodePassMs, passMs } from './pass-time.ts';
 import { BLOCK_SIZE, MockWorld } from './testing.test.support.ts';
 
 const stop = (maxTokens: number): Pick<Recording['request'], 'stop'> => ({ stop: { maxTokens, minTokens: 0, stopTokenIds: new Int32Array(0), ignoreEos: false } });
@@ -33,6 +34,11 @@ describe('time', () => {
     near(passMs(batch([[1, 0, 1]]), { ...mockDefaults, decodeCoefficients: [0, 0, 0.2] }, 16), 1);
     near(passMs(batch([[1, 0, 1]]), { ...mockDefaults, speedup: 2, decodeSpeedup: 2 }, 16), 5.74 / 4);
     expect(passMs(batch([[1000, 0, 1]]), { ...mockDefaults, speedup: 0 }, 16)).toBe(0);
+    // Measured times take the place of the polynomials; a prompt's context is not the decoding sequences'.
+    const linear = { prefillMsPerToken: 0.1, prefillMs: 5, decodeMsPerSequence: 0.5, decodeMsPerContextToken: 0.01, decodeMs: 2 };
+    const measured = measuredTiming({ ...mockDefaults, timing: { linear } });
+    near(passMs(batch([[1, 100, 1], [1, 300, 1], [50, 900, 0]]), { ...mockDefaults, speedup: 2 }, 16, measured), (50 * 0.1 + 5 + 2 * 0.5 + 400 * 0.01 + 2) / 2);
+    near(decodePassMs(2, 400, mockDefaults, 16, measured), 2 * 0.5 + 400 * 0.01 + 2);
   });
 
   it('passes on the clock: a prompt, then its tokens one by one', async () => {

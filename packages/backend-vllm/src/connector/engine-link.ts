@@ -72,7 +72,9 @@ export class EngineLink {
     this.#socket.destroy();
   }
 
+  /** Nothing is taken for it any more. */
   destroy(): void {
+    this.#stop();
     this.#socket.destroy();
   }
 
@@ -219,9 +221,13 @@ export class EngineLink {
   }
 
   #closed(): void {
+    this.#stop();
+    this.#host.closed(this);
+  }
+
+  #stop(): void {
     for (const operation of this.#pulls.values()) operation.cancel();
     this.#pulls.clear();
-    this.#host.closed(this);
   }
 }
 

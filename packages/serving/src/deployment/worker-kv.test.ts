@@ -24,7 +24,7 @@ async function problem(tiers: readonly KvTierBackend[] | undefined, engine: Part
 }
 
 it('an engine that keeps its KV to itself has no tiers', async () => {
-  expect(await problem([tier('host', 64)])).toBe('CONFIG_KVBM_UNSUPPORTED: the engine of m/w/0 does not expose its KV: there is nothing to keep in tiers → leave kvbm out of this worker pool, or use an engine with a KV face (reference, mock)');
+  expect(await problem([tier('host', 64)])).toBe('CONFIG_KVBM_UNSUPPORTED: the engine of m/w/0 does not expose its KV: there is nothing to keep in tiers → leave kvbm out of this worker pool, or use an engine with a KV face (reference, mock) or a connector to it (vllm)');
   expect(await problem(undefined)).toBe('none');
 });
 

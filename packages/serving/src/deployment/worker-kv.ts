@@ -45,7 +45,7 @@ export async function openWorkerKv(options: WorkerKvOptions): Promise<WorkerKv |
   if (kv === undefined) {
     if (kvbm === undefined) return undefined;
     throw new ArmatureError('CONFIG_KVBM_UNSUPPORTED', `the engine of ${worker} does not expose its KV: there is nothing to keep in tiers`, {
-      hint: 'leave kvbm out of this worker pool, or use an engine with a KV face (reference, mock)',
+      hint: 'leave kvbm out of this worker pool, or use an engine with a KV face (reference, mock) or a connector to it (vllm)',
     });
   }
   const transports = kvbm === undefined ? options.transports : withLocalTransports(options.transports, clock, log);
