@@ -19,6 +19,7 @@ import { route } from './commands/route.ts';
 import { serve } from './commands/serve.ts';
 import type { ServeOptions } from './commands/serve.ts';
 import type { SimulateCommandOptions } from './commands/simulate.ts';
+import type { TuneCommandOptions } from './commands/tune.ts';
 import { up } from './commands/up.ts';
 import type { UpOptions } from './commands/up.ts';
 import { ExitCode, describeError, exitCodeOf } from './exit-codes.ts';
@@ -191,16 +192,15 @@ function replicasOf(text: string, before: Readonly<Record<string, number>> = {})
   return { ...before, [pool]: Number(count) };
 }
 
-function addSimulate(program: Command): void {
-  program
-    .command('simulate')
-    .description('run a trace through the cluster of a configuration file in virtual time: real router, serving and queues over simulated engines')
+/** What `simulate` and `tune` share: a file, its traffic, what is wanted. */
+function simulation(program: Command, name: string, description: string): Command {
+  return program
+    .command(name)
+    .description(description)
     .requiredOption('-f, --file <file>', 'configuration file (YAML), for example deploy/simulation.yaml')
     .option('--trace <file>', 'requests, in the format of the Mooncake traces (JSON lines)')
     .addOption(new Option('--synthetic <kind>', 'generated traffic instead: shift exchanges lengths and triples the load every 10 to 20 minutes').choices(['shift', 'steady']))
     .option('--settings <file>', 'hardware, network, tiers and faults of the simulation (YAML)')
-    .option('--seed <n>', 'the same seed gives the same result, to the byte', number, 1)
-    .addOption(new Option('--speed <speed>', 'how fast').choices(['max']).default('max'))
     .option('--requests <n>', 'so many requests: a trace is cut, or played again', number)
     .option('--rate <x>', 'multiplies the request rate', number, 1)
     .option('--hours <n>', 'synthetic: length', number, 2)
@@ -209,10 +209,22 @@ function addSimulate(program: Command): void {
     .option('--output-tokens <n>', 'synthetic: mean', number, 200)
     .option('--replicas <pool=count>', 'other numbers of workers than in the file; may be repeated', replicasOf)
     .option('--ttft <ms>', 'objective for the time to first token', number, 2_000)
-    .option('--itl <ms>', 'objective for the inter-token latency', number, 50)
+    .option('--itl <ms>', 'objective for the inter-token latency', number, 50);
+}
+
+function addSimulate(program: Command): void {
+  simulation(program, 'simulate', 'run a trace through the cluster of a configuration file in virtual time: real router, serving and queues over simulated engines')
+    .option('--seed <n>', 'the same seed gives the same result, to the byte', number, 1)
+    .addOption(new Option('--speed <speed>', 'how fast').choices(['max']).default('max'))
     .option('--json <file>', 'the whole result; holds no wall times')
     .option('--html <file>', 'a report with plots')
     .action(async (options: SimulateCommandOptions) => (await import('./commands/simulate.ts')).simulateCommand(options));
+  simulation(program, 'tune', 'try router weights and the disaggregation threshold on a trace in simulation, and propose what is better beyond doubt')
+    .option('--seed <n>', 'first seed', number, 1)
+    .option('--seeds <n>', 'so many: each is the trace with other arrival times', number, 5)
+    .addOption(new Option('--goal <goal>', 'what is to become better').choices(['ttft', 'e2e', 'goodput']).default('ttft'))
+    .option('--out <file>', 'write the file with the changes')
+    .action(async (options: TuneCommandOptions) => (await import('./commands/tune.ts')).tuneCommand(options));
 }
 
 function addPlanner(program: Command): void {

@@ -63,6 +63,19 @@ describe('--only', () => {
     for (const only of ['', 'worker.decode', 'workers.', 'workers.a/b', 'workers.-x']) expect(() => parsePart(only), only).toThrow(expect.objectContaining({ code: 'USAGE_PART_UNKNOWN' }));
   });
 
+  it('a pool of no replicas has every worker that somebody starts, unless the file limits it', async () => {
+    const text = cluster.replace('replicas: 3', 'replicas: 0, firstIndex: 2');
+    const parts = await partsOf(file(text));
+    const { models } = parse(selectPart(text, parsePart('workers.decode/7'), parts)) as Selected;
+    expect(models[0]?.workers.map(({ name, replicas, firstIndex }) => [name, replicas, firstIndex])).toEqual([['decode', 1, 7]]);
+    expect(plansOf('c.yaml', parts, 1).map(({ name }) => name)).toEqual(['prefill/0', 'frontend']);
+    const limited = cluster.replace('replicas: 3', 'replicas: 0, maxReplicas: 2');
+    const limitedParts = await partsOf(file(limited));
+    for (const [of, only] of [[parts, 'workers.decode/1'], [limitedParts, 'workers.decode/2']] as const) {
+      expect(() => selectPart(text, parsePart(only), of)).toThrow(expect.objectContaining({ code: 'USAGE_PART_UNKNOWN' }));
+    }
+  });
+
   it('planes that end at the border of a process are refused', async () => {
     const without = (from: string, to: string): Promise<unknown> => partsOf(file(cluster.replace(from, to)));
     await expect(without('{ use: tcp, config: { connect: ["127.0.0.1:7400"] } }', '{ use: memory }')).rejects.toMatchObject({ code: 'CONFIG_PLANE_IN_MEMORY', message: expect.stringContaining('requests') as string });

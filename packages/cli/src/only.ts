@@ -17,7 +17,7 @@ export interface PartOptions {
 interface Pool {
   readonly name: string;
   readonly replicas: number;
-  /** Most workers that a planner may give it. */
+  /** Most workers that a planner may give it. A pool of no replicas and without a limit has every worker that somebody starts. */
   readonly maxReplicas?: number;
   /** Its workers are started by the planner's connector. */
   readonly isPlanned?: boolean;
@@ -64,7 +64,7 @@ export async function partsOf(file: string): Promise<DeploymentParts> {
     });
   }
   const planned = new Set(config.planner?.connector.use === 'process' ? config.planner.models.map(({ model }) => model) : []);
-  const pools = config.models.flatMap((model) => model.workers.map(({ name, replicas, maxReplicas = replicas, firstIndex }) => ({ name, replicas, maxReplicas, firstIndex, isPlanned: planned.has(model.name) })));
+  const pools = config.models.flatMap((model) => model.workers.map(({ name, replicas, maxReplicas = replicas === 0 ? Infinity : replicas, firstIndex }) => ({ name, replicas, maxReplicas, firstIndex, isPlanned: planned.has(model.name) })));
   return { hasFrontend: config.frontend !== undefined, hasPlanner: config.planner !== undefined, pools };
 }
 

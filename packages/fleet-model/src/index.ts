@@ -1,3 +1,4 @@
+export { fitTable } from './fit-table.ts';
 export { fitTiming } from './fit.ts';
 export type { FittedTiming } from './fit.ts';
 export { FleetModel } from './fleet.ts';

@@ -7,3 +7,5 @@ export type { SyntheticTrace, TraceRow } from './trace.ts';
 export { htmlReport } from './report.ts';
 export { Histogram } from './histogram.ts';
 export type { IntervalRow, OutcomeSummary } from './outcomes.ts';
+export { tunables, tune } from './tune.ts';
+export type { Tunable, TuneGoal, TuneOptions, TuneResult, TuneTrial } from './tune.ts';

@@ -7,19 +7,23 @@ import type { SimulationResult, SyntheticTrace, TraceRow } from '@armature/simul
 import { parse } from 'yaml';
 import { builtins } from '../builtins.ts';
 
-export interface SimulateCommandOptions {
-  readonly file: string;
+/** Where requests come from: a file, or a generator. */
+export interface TraceOptions {
   readonly trace?: string;
   readonly synthetic?: 'shift' | 'steady';
-  readonly settings?: string;
   readonly seed: number;
-  readonly speed: 'max';
   readonly requests?: number;
-  readonly rate: number;
   readonly hours: number;
   readonly requestsPerSecond: number;
   readonly promptTokens: number;
   readonly outputTokens: number;
+}
+
+export interface SimulateCommandOptions extends TraceOptions {
+  readonly file: string;
+  readonly settings?: string;
+  readonly speed: 'max';
+  readonly rate: number;
   readonly replicas?: Readonly<Record<string, number>>;
   readonly ttft: number;
   readonly itl: number;
@@ -32,9 +36,9 @@ const PROGRESS_EVERY_MS = 200;
 
 /** `armature simulate`: a trace through the cluster of a file, in virtual time. */
 export async function simulateCommand(options: SimulateCommandOptions): Promise<void> {
-  const text = read(options.file);
-  const trace = traceOf(options, blockSizeOf(text));
-  const settings = await (options.settings === undefined ? loadSettings() : loadSettings(read(options.settings), options.settings));
+  const text = readConfig(options.file);
+  const trace = traceOf(options, text);
+  const settings = await (options.settings === undefined ? loadSettings() : loadSettings(readConfig(options.settings), options.settings));
   const progress = process.stderr.isTTY ? new Progress(options.requests) : undefined;
   const startedMs = performance.now();
   const result = await simulate({
@@ -56,7 +60,9 @@ export async function simulateCommand(options: SimulateCommandOptions): Promise<
   process.stderr.write(`simulated in ${seconds.toFixed(1)} s (${Math.round((60 * result.outcome.requests) / seconds).toLocaleString('en-US')} requests per minute)\n`);
 }
 
-function traceOf(options: SimulateCommandOptions, blockSize: number): Iterable<TraceRow> {
+/** Blocks of the trace are those of the file's first model. Throws `USAGE_TRACE_MISSING`. */
+export function traceOf(options: TraceOptions, text: string): Iterable<TraceRow> {
+  const blockSize = blockSizeOf(text);
   const { trace, synthetic, requests, seed } = options;
   if ((trace === undefined) === (synthetic === undefined)) throw new ArmatureError('USAGE_TRACE_MISSING', 'a simulation needs a trace', { hint: 'either --trace FILE or --synthetic shift|steady' });
   if (trace !== undefined) return repeated(() => readTrace(trace, blockSize), requests);
@@ -92,7 +98,7 @@ function blockSizeOf(text: string): number {
   return models?.[0]?.blockSize ?? DEFAULT_BLOCK_SIZE;
 }
 
-function read(file: string): string {
+export function readConfig(file: string): string {
   try {
     return readFileSync(file, 'utf8');
   } catch (error) {

@@ -10,7 +10,7 @@ import type { FakeCall } from '../test-support/fakes.ts';
 import { ModelRuntime } from './model-runtime.ts';
 import type { ModelRuntimeOptions } from './model-runtime.ts';
 
-const flat: RouterPolicy = { name: 'flat', supports: { deterministic: true }, score: (_request, candidates, costs) => void costs.fill(0, 0, candidates.count) };
+const flat: RouterPolicy = { name: 'flat', supports: { deterministic: true }, score: () => undefined };
 const prompt = Int32Array.from({ length: 10 }, (_, i) => i);
 const sampling = { temperature: 0, topP: 1, topK: 0, minP: 0, seedLo: 0, seedHi: 0, frequencyPenalty: 0, presencePenalty: 0, repetitionPenalty: 1, topLogprobs: -1, biasTokenIds: new Int32Array(0), biasValues: new Float32Array(0) };
 const request = (id: string): InferenceRequest => ({ id, promptTokenIds: prompt, sampling, stop: { maxTokens: 4, minTokens: 0, stopTokenIds: new Int32Array(0), ignoreEos: false }, choices: 1, deadlineMs: 1_000, cacheSalt: '', priority: 0, routing: {}, traceparent: '' });
