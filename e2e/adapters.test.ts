@@ -2,6 +2,8 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { ModelDirectory } from '@armature/contracts';
+import { modelOf, request, run, start } from './support/in-process.ts';
 import { armature, ArmatureProcess, freePort, root } from './support/process.ts';
 
 // Four processes: a front end, a prefill worker and two decode workers, of which one lacks an adapter. KV crosses from process to process. The mock engine gives each
@@ -145,4 +147,30 @@ describe('LoRA adapters over processes', () => {
     await serve('workers.decode');
     await until('200 again', async () => (await ask('medical')).status === 200);
   }, 90_000);
+});
+
+describe('names that clash', () => {
+  const models = (adapters: string, announced = ''): string => `
+apiVersion: armature/v1
+models:
+  - { name: one, source: ${JSON.stringify(`${root}packages/model-demo/model`)}, workers: [{ name: w, engine: { use: mock, config: { adapters: [${adapters}] } } }] }
+  - { name: two, source: ${JSON.stringify(`${root}packages/model-demo/model`)}${announced}, workers: [{ name: w, engine: { use: mock, config: { adapters: [both, one] } } }] }
+`;
+
+  it('told by workers: a model goes before an adapter, then the order of the file decides; each name is listed once', async () => {
+    const app = await start(models('both, two'));
+    try {
+      const directory = app.deployment as unknown as ModelDirectory;
+      expect(directory.list().map(({ name, parent }) => [name, parent])).toEqual([['one', undefined], ['both', 'one'], ['two', undefined]]);
+      expect(['one', 'two', 'both'].map((name) => directory.get(name)?.parent)).toEqual([undefined, undefined, 'one']);
+      const { end } = await run(modelOf(app, 'both'), request(Int32Array.of(1, 2, 3)));
+      expect(end).toMatchObject({ type: 'finished' });
+    } finally {
+      await app.close(1_000);
+    }
+  });
+
+  it('within the file: refused', async () => {
+    await expect(start(models('', ', adapters: [one, x, x]'))).rejects.toThrow(/CONFIG_DUPLICATE_NAME.*adapter "one"[\s\S]*CONFIG_DUPLICATE_NAME.*adapter "x"/);
+  });
 });
