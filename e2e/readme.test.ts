@@ -118,8 +118,9 @@ describe('the README tells the truth', () => {
       const chat = await armature(['chat', '--url', `http://127.0.0.1:${port}`, '--admin', `http://127.0.0.1:${adminPort}`, '--explain', '--temperature', '0', ...turns]);
       const lines = chat.stdout.split('\n');
       for (const line of shown.filter((text) => text.startsWith('demo> '))) expect(lines).toContain(line);
-      // Which worker it was (and what that one holds already) and how long it took differs from run to run; what was computed does not.
-      const facts = (all: readonly string[]): string[] => all.flatMap((line) => /^ {2}(?:moved +(?=[1-9]\d* blocks)|tokens.*? output)/.exec(line) ?? []);
+      // Which worker it was and how long it took differs from run to run, and so does whether a block of the answer is fetched from the decode worker's tiers or computed
+      // again: that goes by measured speeds. What was asked and answered does not.
+      const facts = (all: readonly string[]): string[] => all.flatMap((line) => /^ {2}(?:moved +(?=[1-9]\d* blocks)|tokens.*? output)/.exec(line) ?? []).map((fact) => fact.replace(/, (?!0 )\d+ cached/, ', some cached'));
       expect(facts(shown)).toHaveLength(4);
       expect(facts(lines)).toEqual(facts(shown));
     } finally {

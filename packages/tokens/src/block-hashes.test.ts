@@ -1,6 +1,6 @@
 import { createXXHash3 } from 'hash-wasm';
 import { expect, test } from 'vitest';
-import { SequenceHasher, hashBlocks, hashToHex, noSalt, saltHash, sequenceHashes, sequenceHashesInto } from './index.ts';
+import { SequenceHasher, continueHashesInto, hashBlocks, hashToHex, noSalt, saltHash, sequenceHashes, sequenceHashesInto } from './index.ts';
 import type { SaltHash } from './index.ts';
 
 type Digest = (bytes: Uint8Array, seed: bigint) => bigint;
@@ -122,6 +122,22 @@ test('extending token by token, in runs or at once gives the same chain', () => 
       expect(hasher.blockHashes).toEqual(expected.blockHashes.subarray(0, blocks * 2));
       expect([hasher.sequenceLo(blocks - 1), hasher.sequenceHi(blocks - 1)]).toEqual([...expected.sequenceHashes.subarray(blocks * 2 - 2, blocks * 2)]);
       hasher.reset();
+    }
+  }
+});
+
+test('a chain that is continued from a hash in the middle is the same chain', () => {
+  const tokens = Int32Array.from({ length: 330 }, (_, i) => Math.imul(i, 7919) >>> 8);
+  for (const blockSize of [1, 16, 32]) {
+    const salt = saltHash({ cacheSalt: 'tenant' });
+    const whole = sequenceHashes(tokens, tokens.length, blockSize, salt);
+    for (const at of [1, 3, 9]) {
+      const rest = tokens.subarray(at * blockSize);
+      const out = new Int32Array(whole.length - at * 2);
+      const blocks = continueHashesInto(rest, rest.length, { blockSize, salt }, { lo: whole[at * 2 - 2]!, hi: whole[at * 2 - 1]! }, out);
+      expect([blocks, out]).toEqual([whole.length / 2 - at, whole.slice(at * 2)]);
+      continueHashesInto(rest, rest.length, { blockSize, salt }, { lo: 1, hi: 1 }, out);
+      expect(out).not.toEqual(whole.slice(at * 2)); // another parent is another chain
     }
   }
 });

@@ -111,3 +111,24 @@ export function sequenceHashes(tokens: Int32Array, length: number, blockSize: nu
   const sequences = compute(tokens, blocks, { blockSize, salt }) >> 2;
   return hashMemory.words.slice(sequences, sequences + blocks * 2);
 }
+
+/**
+ * Sequence hashes of the complete blocks of `tokens[0 .. length)` that follow the block with sequence hash (`parentLo`, `parentHi`), into `out` (two words
+ * each): what an engine's events bring, parent and tokens. Returns the number of blocks written.
+ */
+export function continueHashesInto(tokens: Int32Array, length: number, hashing: BlockHashing, parent: { readonly lo: number; readonly hi: number }, out: Int32Array): number {
+  const blocks = completeBlocks(length, hashing.blockSize);
+  if (blocks === 0) return 0;
+  const used = blocks * hashing.blockSize;
+  const tokenBytes = (used * 4 + 15) & ~15;
+  hashMemory.reserve(tokenBytes + blocks * 16 + 8);
+  const { base, words } = hashMemory;
+  words.set(used === tokens.length ? tokens : tokens.subarray(0, used), base >> 2);
+  const blockAt = base + tokenBytes;
+  const sequenceAt = blockAt + blocks * 8 + 8; // the word pair before it is the hash to continue
+  words[(sequenceAt >> 2) - 2] = parent.lo;
+  words[(sequenceAt >> 2) - 1] = parent.hi;
+  hashMemory.exports.chain(base, hashing.blockSize * 4, blocks, blockAt, sequenceAt, 1, hashing.salt.lo, hashing.salt.hi);
+  out.set(words.subarray(sequenceAt >> 2, (sequenceAt >> 2) + blocks * 2));
+  return blocks;
+}

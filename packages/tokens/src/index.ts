@@ -1,4 +1,4 @@
-export { hashBlocks, sequenceHashes, sequenceHashesInto } from './block-hashes.ts';
+export { continueHashesInto, hashBlocks, sequenceHashes, sequenceHashesInto } from './block-hashes.ts';
 export type { BlockHashing, HashColumns, PromptHashing } from './block-hashes.ts';
 export { multimodalHash } from './multimodal.ts';
 export type { MultimodalRange } from './multimodal.ts';
