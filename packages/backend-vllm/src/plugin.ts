@@ -2,6 +2,7 @@ import { resolve } from 'node:path';
 import { definePlugin, modelFacts } from '@armature/contracts';
 import type { PluginContext } from '@armature/contracts';
 import { openConnector } from './connector/index.ts';
+import { KvEvents } from './kv-events/kv-events.ts';
 import { VllmBackend } from './vllm-backend.ts';
 import type { VllmConfig } from './vllm-backend.ts';
 
@@ -31,13 +32,27 @@ export const vllm = definePlugin<'engine-backend', VllmConfig>({
       probeIntervalMs: { type: 'integer', minimum: 10, default: 1000, description: 'Milliseconds between reads of /health and /metrics.' },
       probeTimeoutMs: { type: 'integer', minimum: 1, default: 5000, description: 'Milliseconds until such a read counts as failed.' },
       idleTimeoutMs: { type: 'integer', minimum: 0, default: 120_000, description: 'Milliseconds without an event until a request counts as lost, its time in the queue of the server included; 0 = no limit.' },
+      kvEvents: {
+        type: 'object',
+        additionalProperties: false,
+        default: {},
+        description: 'KV events of vLLM over ZeroMQ (its --kv-events-config), so that the router sees its cache.',
+        properties: {
+          endpoint: { type: 'string', default: '', description: 'Address where vLLM publishes, for example tcp://127.0.0.1:5557 for its "tcp://*:5557". Empty = no KV events.' },
+          listen: { type: 'boolean', default: false, description: 'Bind `endpoint` here, and vLLM connects: what it does with an endpoint without * in it, for example tcp://127.0.0.1:5557.' },
+          replayEndpoint: { type: 'string', default: '', description: 'Address of its replay_endpoint: what was missed is asked for there. Empty = what is known is dropped after a gap.' },
+          topic: { type: 'string', default: '', description: 'Only messages whose topic begins so.' },
+          replayTimeoutMs: { type: 'integer', minimum: 1, default: 5000, description: 'Milliseconds without a message until a replay counts as ended.' },
+        },
+      },
     },
   },
   create: async (config, context) => {
     const { clock, log, baseDir, metrics, scopes } = context;
     const { blockSize } = modelFacts(context);
     const connector = config.connector === '' ? undefined : await openConnector({ socketPath: resolve(baseDir, config.connector), blockSize, clock, log, metrics: { metrics, labels: labelsOf(scopes) } });
-    return new VllmBackend({ config, blockSize, clock, log, ...(connector === undefined ? {} : { connector }) });
+    const events = config.kvEvents.endpoint === '' ? undefined : new KvEvents({ config: config.kvEvents, blockSize, clock, log, metrics: { metrics, labels: labelsOf(scopes) } });
+    return new VllmBackend({ config, blockSize, clock, log, ...(connector === undefined ? {} : { connector }), ...(events === undefined ? {} : { events }) });
   },
 });
 

@@ -2,14 +2,14 @@ import { afterEach, beforeEach, expect } from 'vitest';
 import type { Clock, EngineRequest, EngineSink, InferenceEnd, Logger, PrefillHandover, TokenBatch } from '@armature/contracts';
 import { realClock } from '@armature/contracts/testing/real-clock';
 import { FakeVllm } from './fake-vllm.test.support.ts';
-import { VllmBackend } from './index.ts';
+import { KvEvents, VllmBackend } from './index.ts';
 import type { VllmConfig } from './index.ts';
 
 export const clock = realClock;
 /** Everything that was logged, as one text. */
 export let logged = '';
 const write = (message: string, fields?: object): void => void (logged += `${message} ${JSON.stringify(fields)}\n`);
-const log: Logger = { debug: write, info: write, warn: write, error: write, child: () => log, isEnabled: () => false };
+export const log: Logger = { debug: write, info: write, warn: write, error: write, child: () => log, isEnabled: () => false };
 
 export const base: EngineRequest = {
   id: 'req-1',
@@ -68,8 +68,18 @@ afterEach(async () => {
   await server.close();
 });
 
+export const noEvents = { endpoint: '', listen: false, replayEndpoint: '', topic: '', replayTimeoutMs: 1000 };
+
 export function make(config: Partial<VllmConfig> = {}, time: Clock = clock): VllmBackend {
-  const backend = new VllmBackend({ config: { baseUrl, connector: '', model: '', apiKey: '', totalBlocks: 0, sendPriority: false, startTimeoutMs: 300, probeIntervalMs: 20, probeTimeoutMs: 500, idleTimeoutMs: 30_000, ...config }, blockSize: 32, clock: time, log });
+  const kvEvents = config.kvEvents ?? noEvents;
+  const events = kvEvents.endpoint === '' ? undefined : new KvEvents({ config: kvEvents, blockSize: 32, clock: time, log });
+  const backend = new VllmBackend({
+    config: { baseUrl, connector: '', model: '', apiKey: '', totalBlocks: 0, sendPriority: false, startTimeoutMs: 300, probeIntervalMs: 20, probeTimeoutMs: 500, idleTimeoutMs: 30_000, kvEvents, ...config },
+    blockSize: 32,
+    clock: time,
+    log,
+    ...(events === undefined ? {} : { events }),
+  });
   backends.push(backend);
   return backend;
 }

@@ -1,6 +1,8 @@
 import { ArmatureError } from '@armature/contracts';
 import type { Clock, EngineAbilities, EngineBackend, EngineHandle, EngineInfo, EngineLoad, EngineRequest, EngineSink, ErrorData, KvEvent, Logger, Timer, Usage } from '@armature/contracts';
 import type { VllmConnector } from './connector/index.ts';
+import { EVENTS_HINT } from './kv-events/kv-events.ts';
+import type { KvEvents, KvEventsConfig } from './kv-events/kv-events.ts';
 import { parseMetrics } from './metrics.ts';
 import type { VllmMetrics } from './metrics.ts';
 import { Output } from './output.ts';
@@ -22,6 +24,7 @@ export interface VllmConfig {
   readonly probeIntervalMs: number;
   readonly probeTimeoutMs: number;
   readonly idleTimeoutMs: number;
+  readonly kvEvents: KvEventsConfig;
 }
 
 export interface VllmOptions {
@@ -32,6 +35,8 @@ export interface VllmOptions {
   readonly log: Logger;
   /** Our side of its KV connector; closed with the backend. */
   readonly connector?: VllmConnector;
+  /** Follower of its KV events; opened and closed with the backend. */
+  readonly events?: KvEvents;
 }
 
 interface ModelCard {
@@ -47,7 +52,7 @@ const closedError: ErrorData = { code: 'ENGINE_CLOSED', message: 'the engine was
 
 /** Attaches to a running `vllm serve` over HTTP: token ids in, token ids out, abort by closing the connection. */
 export class VllmBackend implements EngineBackend {
-  readonly abilities: EngineAbilities = { roles: ['both', 'prefill', 'decode'], roleChange: 'none', firstToken: 'decode', legs: 'sequential', kvEvents: false, maxTopLogprobs: 20 };
+  readonly abilities: EngineAbilities;
   readonly connector?: VllmConnector;
   readonly #options: VllmOptions;
   readonly #http: VllmHttp;
@@ -63,6 +68,7 @@ export class VllmBackend implements EngineBackend {
 
   constructor(options: VllmOptions) {
     this.#options = options;
+    this.abilities = { roles: ['both', 'prefill', 'decode'], roleChange: 'none', firstToken: 'decode', legs: 'sequential', kvEvents: options.events !== undefined, maxTopLogprobs: 20 };
     if (options.connector !== undefined) this.connector = options.connector;
     this.#http = new VllmHttp(options.config.baseUrl, options.config.apiKey, options.clock);
     this.#running = new Set();
@@ -99,6 +105,7 @@ export class VllmBackend implements EngineBackend {
     this.#throwIfClosed();
     const totalBlocks = config.totalBlocks > 0 ? config.totalBlocks : this.#metrics.totalBlocks;
     if (totalBlocks === 0) log.warn('vLLM does not report its number of KV blocks: set engine.config.totalBlocks', { baseUrl: config.baseUrl });
+    await this.#openEvents(totalBlocks);
     this.#model = model.id;
     this.#info = {
       modelFingerprint: `vllm/${model.root ?? model.id}`,
@@ -110,6 +117,20 @@ export class VllmBackend implements EngineBackend {
       maxBatchedTokens: 8192,
     };
     this.#scheduleProbe();
+  }
+
+  async #openEvents(totalBlocks: number): Promise<void> {
+    const { events, log, config } = this.#options;
+    if (events === undefined) {
+      log.info('KV events are not followed: the router credits this worker no overlap', { hint: `${EVENTS_HINT}, and set engine.config.kvEvents.endpoint` });
+      return;
+    }
+    events.setTotalBlocks(totalBlocks);
+    await events.open();
+    this.#throwIfClosed();
+    const sources = await this.#http.get('/kv_event_sources', config.probeTimeoutMs).catch(() => undefined);
+    // Since 0.2x; others do not know the route. Not fatal: a proxy may hide it.
+    if (sources?.ok === true && sources.text.trim() === '{}') log.warn('vLLM has its KV events off: the router sees no cache of this worker', { code: 'VLLM_EVENTS_SILENT', hint: EVENTS_HINT });
   }
 
   submit(request: EngineRequest, sink: EngineSink): EngineHandle {
@@ -150,12 +171,12 @@ export class VllmBackend implements EngineBackend {
     };
   }
 
-  onKvEvent(_listener: (event: KvEvent) => void): void {
-    // abilities.kvEvents is false: nothing to listen to yet.
+  onKvEvent(listener: (event: KvEvent) => void): void {
+    this.#options.events?.listen(listener);
   }
 
   snapshot(): readonly KvEvent[] {
-    return [];
+    return this.#options.events?.snapshot() ?? [];
   }
 
   /** What the last probe of /health found. */
@@ -183,6 +204,7 @@ export class VllmBackend implements EngineBackend {
     if (this.#probeTimer !== undefined) this.#options.clock.clearTimer(this.#probeTimer);
     this.#probeTimer = undefined;
     for (const running of [...this.#running]) running.stop({ type: 'failed', error: closedError });
+    this.#options.events?.close();
     await this.connector?.close();
   }
 
@@ -237,7 +259,11 @@ export class VllmBackend implements EngineBackend {
     const output = new Output(request, this.info.maxModelTokens);
     let last: CompletionChunk = {};
     let isDone = false;
-    const finish = (): void => running.end({ type: 'finished', usage: usageOf(last, request, output.tokens) });
+    const finish = (): void => {
+      const usage = usageOf(last, request, output.tokens);
+      this.#options.events?.computed(Math.floor((usage.promptTokens - usage.cachedTokens) / this.#options.blockSize));
+      running.end({ type: 'finished', usage });
+    };
     const parser = new SseParser((data) => {
       if (running.hasEnded || isDone) return;
       running.heard();
@@ -282,7 +308,10 @@ export class VllmBackend implements EngineBackend {
       this.#failure = { code: 'VLLM_UNREACHABLE', message: `vLLM at ${config.baseUrl} is not healthy (${reasonOf(error)})`, hint: 'see the log of the vLLM server', retryable: true };
       return;
     }
-    if (this.#failure !== undefined) log.info('vLLM is healthy again', { baseUrl: config.baseUrl });
+    if (this.#failure !== undefined) {
+      log.info('vLLM is healthy again', { baseUrl: config.baseUrl });
+      this.#options.events?.resync('the engine was away');
+    }
     this.#failure = undefined;
     try {
       const { ok, text } = await this.#http.get('/metrics', config.probeTimeoutMs);

@@ -13,8 +13,8 @@ export const ExitCode = {
 } as const;
 
 const CLASSES: readonly (readonly [RegExp, number])[] = [
-  [/^USAGE_/, ExitCode.Usage],
-  [/^(CONFIG_|SERVING_(ROLE_UNSUPPORTED|BLOCK_SIZE_MISMATCH)$)/, ExitCode.Config],
+  [/^(USAGE_|TRACE_INVALID$|TUNE_)/, ExitCode.Usage],
+  [/^(CONFIG_|SIMULATION_NO_MODEL$|SERVING_(ROLE_UNSUPPORTED|BLOCK_SIZE_MISMATCH)$)/, ExitCode.Config],
   [/^PLUGIN_/, ExitCode.Plugin],
   [/^(MODEL_|PREPROCESSOR_|ENGINE_)/, ExitCode.Model],
   [/^HTTP_|_LISTEN_FAILED$/, ExitCode.Listen],
