@@ -97,6 +97,15 @@ const halfDone = (): Faults => ({
   },
 });
 
+/** Whether bytes still land after a false "cancelled" is a race with the kernel: on a busy machine the transfer may be over first. Up to so many tries until all are found. */
+const RACE_TRIES = 8;
+
+async function brokenSometimes(family: Parameters<typeof broken>[0], under: Parameters<typeof broken>[1], rules: RegExp, expected: number): Promise<string[]> {
+  const found = new Set<string>();
+  for (let i = 0; i < RACE_TRIES && found.size < expected; i++) for (const name of await broken(family, under, rules)) found.add(name);
+  return [...found].sort();
+}
+
 async function broken({ allocate }: Family, create: () => TransferTransport, only: RegExp): Promise<string[]> {
   const failed: string[] = [];
   const memory = allocate?.();
@@ -125,7 +134,7 @@ for (const [name, family] of Object.entries(families)) {
       expect(await broken(family, mutant(family, () => ({})), /cancelled|equality/)).toEqual([]);
     });
     test('Canceled while bytes still land: memory would be used again too early', async () => {
-      expect(await broken(family, mutant(family, canceledEarly(false)), /cancelled/)).toEqual([CANCELED_READ, CANCELED_WRITE]);
+      expect(await brokenSometimes(family, mutant(family, canceledEarly(false)), /cancelled/, 2)).toEqual([CANCELED_READ, CANCELED_WRITE]);
     });
     test('Done before the bytes are here', async () => {
       expect(await broken(family, mutant(family, doneEarly), /equality/)).toEqual([EQUALITY]);
@@ -138,10 +147,10 @@ for (const [name, family] of Object.entries(families)) {
 
 test('tcp: a cancelled write that does not wait for the owner\'s word is found', async () => {
   const tcp = families['tcp']!;
-  expect(await broken(tcp, mutant(tcp, canceledEarly(true)), /cancelled write/)).toEqual([CANCELED_WRITE]);
+  expect(await brokenSometimes(tcp, mutant(tcp, canceledEarly(true)), /cancelled write/, 1)).toEqual([CANCELED_WRITE]);
 });
 
 test('file: a cancel that does not wait for the kernel is found', async () => {
   const file = families['file']!;
-  expect(await broken(file, mutant(file, canceledEarly(true)), /cancelled/)).not.toEqual([]);
+  expect(await brokenSometimes(file, mutant(file, canceledEarly(true)), /cancelled/, 1)).not.toEqual([]);
 });
