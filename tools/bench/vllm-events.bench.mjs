@@ -50,7 +50,7 @@ function storesAndRemovals(packr, blockSize, run) {
     const tokens = Array.from({ length: run * blockSize }, () => (token = (token * 48271) % 0x7fffffff) % 128_000);
     const more = { medium: 'GPU', group_idx: 0 };
     payloads.push(Buffer.from(packr.pack([1795328675.7, [{ type: 'BlockStored', block_hashes: hashes, parent_block_hash: null, token_ids: tokens, block_size: blockSize, lora_id: null, lora_name: null, extra_keys: hashes.map(() => null), kv_cache_spec_kind: 'full_attention', ...more }], 0])));
-    payloads.push(Buffer.from(packr.pack([1795328676.7, hashes.map((gone) => ({ type: 'BlockRemoved', block_hashes: [gone], ...more })), 0])));
+    payloads.push(Buffer.from(packr.pack([1795328676.7, hashes.map((gone) => ({ type: 'BlockRemoved', block_hashes: [gone], medium: 'GPU', group_idx: 0 })), 0])));
     blocks += run;
   }
   return { payloads, blocks };

@@ -13,6 +13,11 @@ export class FakeVllm {
   connections = 0;
   /** Paths that are answered with a header and the beginning of a body, and then with silence. */
   readonly trickling = new Set<string>();
+  /** LoRA adapters that it lists. */
+  adapters: readonly string[] = [];
+  version: string | undefined = '0.32.0';
+  /** What it answers to /kv_event_sources; undefined = an older one, without the route. */
+  eventSources: object | undefined = undefined;
   modelsBody: string | undefined = undefined;
   /** Keys it accepts; empty = any. */
   apiKey = '';
@@ -55,8 +60,16 @@ export class FakeVllm {
         response.writeHead(this.isHealthy ? 200 : 503).end();
         return;
       case '/v1/models':
-        if (this.modelsBody === undefined) json({ object: 'list', data: [this.model] });
+        if (this.modelsBody === undefined) json({ object: 'list', data: [this.model, ...this.adapters.map((id) => ({ id, object: 'model', parent: 'demo', root: `/adapters/${id}`, max_model_len: null }))] });
         else response.writeHead(200).end(this.modelsBody);
+        return;
+      case '/version':
+        if (this.version === undefined) response.writeHead(404).end();
+        else json({ version: this.version });
+        return;
+      case '/kv_event_sources':
+        if (this.eventSources === undefined) response.writeHead(404).end();
+        else json(this.eventSources);
         return;
       case '/metrics':
         response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(this.metrics);
@@ -82,7 +95,7 @@ export class FakeVllm {
 }
 
 const FIELDS: Readonly<Record<string, (value: unknown) => boolean>> = {
-  model: (value) => value === 'demo',
+  model: (value) => value === 'demo' || value === 'lora-a',
   prompt: (value) => Array.isArray(value) && value.length > 0 && value.every((token) => isIn(token, 0, 2 ** 31)),
   stream: isBoolean,
   stream_options: (value) => JSON.stringify(value) === '{"include_usage":true}',

@@ -3,6 +3,8 @@ import { definePlugin, modelFacts } from '@armature/contracts';
 import type { PluginContext } from '@armature/contracts';
 import { openConnector } from './connector/index.ts';
 import { KvEvents } from './kv-events/kv-events.ts';
+import { serveSchema } from './serve/serve-config.ts';
+import { serveParts } from './serve/serve-parts.ts';
 import { VllmBackend } from './vllm-backend.ts';
 import type { VllmConfig } from './vllm-backend.ts';
 
@@ -11,13 +13,12 @@ export const vllm = definePlugin<'engine-backend', VllmConfig>({
   kind: 'engine-backend',
   contract: 'v1',
   name: 'vllm',
-  description: 'Attaches to a running vLLM server over HTTP.',
+  description: 'Attaches to a running vLLM server, or starts and watches one.',
   configSchema: {
     type: 'object',
     additionalProperties: false,
-    required: ['baseUrl'],
     properties: {
-      baseUrl: { type: 'string', pattern: '^https?://.*[^/]$', description: 'Address of `vllm serve`, without a slash at the end, for example http://127.0.0.1:8100.' },
+      baseUrl: { type: 'string', pattern: '^(https?://.*[^/])?$', default: '', description: 'Address of a running `vllm serve`, without a slash at the end, for example http://127.0.0.1:8100. Empty only with `serve.model`.' },
       connector: {
         type: 'string',
         default: '',
@@ -32,6 +33,9 @@ export const vllm = definePlugin<'engine-backend', VllmConfig>({
       probeIntervalMs: { type: 'integer', minimum: 10, default: 1000, description: 'Milliseconds between reads of /health and /metrics.' },
       probeTimeoutMs: { type: 'integer', minimum: 1, default: 5000, description: 'Milliseconds until such a read counts as failed.' },
       idleTimeoutMs: { type: 'integer', minimum: 0, default: 120_000, description: 'Milliseconds without an event until a request counts as lost, its time in the queue of the server included; 0 = no limit.' },
+      canaryIntervalMs: { type: 'integer', minimum: 0, default: 15_000, description: 'Milliseconds without a token of any request after which one token is asked for, to see that the engine still makes some; 0 = never.' },
+      canaryTimeoutMs: { type: 'integer', minimum: 1, default: 30_000, description: 'Milliseconds without that token, or another one, until the engine counts as wedged and leaves the pool.' },
+      serve: serveSchema,
       kvEvents: {
         type: 'object',
         additionalProperties: false,
@@ -50,9 +54,19 @@ export const vllm = definePlugin<'engine-backend', VllmConfig>({
   create: async (config, context) => {
     const { clock, log, baseDir, metrics, scopes } = context;
     const { blockSize } = modelFacts(context);
-    const connector = config.connector === '' ? undefined : await openConnector({ socketPath: resolve(baseDir, config.connector), blockSize, clock, log, metrics: { metrics, labels: labelsOf(scopes) } });
-    const events = config.kvEvents.endpoint === '' ? undefined : new KvEvents({ config: config.kvEvents, blockSize, clock, log, metrics: { metrics, labels: labelsOf(scopes) } });
-    return new VllmBackend({ config, blockSize, clock, log, ...(connector === undefined ? {} : { connector }), ...(events === undefined ? {} : { events }) });
+    const target = { metrics, labels: labelsOf(scopes) };
+    const connector = config.connector === '' ? undefined : await openConnector({ socketPath: resolve(baseDir, config.connector), blockSize, clock, log, metrics: target });
+    const served = await serveParts(config, { blockSize, clock, log, transferConfig: connector?.transferConfig(), baseDir });
+    const events = served.config.kvEvents.endpoint === '' ? undefined : new KvEvents({ config: served.config.kvEvents, blockSize, clock, log, metrics: target });
+    return new VllmBackend({
+      config: served.config,
+      blockSize,
+      clock,
+      log,
+      ...(connector === undefined ? {} : { connector }),
+      ...(events === undefined ? {} : { events }),
+      ...(served.process === undefined ? {} : { process: served.process }),
+    });
   },
 });
 

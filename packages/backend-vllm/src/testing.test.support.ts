@@ -70,11 +70,13 @@ afterEach(async () => {
 
 export const noEvents = { endpoint: '', listen: false, replayEndpoint: '', topic: '', replayTimeoutMs: 1000 };
 
+export const noServe = { model: '', command: ['vllm'], host: '127.0.0.1', port: 0, kvEvents: true, tensorParallelSize: 1, pipelineParallelSize: 1, dataParallelSize: 1, kvTransferConfig: '', extraArgs: [], env: {}, restarts: 3, restartDelayMs: 20, stopTimeoutMs: 2000 };
+
 export function make(config: Partial<VllmConfig> = {}, time: Clock = clock): VllmBackend {
   const kvEvents = config.kvEvents ?? noEvents;
   const events = kvEvents.endpoint === '' ? undefined : new KvEvents({ config: kvEvents, blockSize: 32, clock: time, log });
   const backend = new VllmBackend({
-    config: { baseUrl, connector: '', model: '', apiKey: '', totalBlocks: 0, sendPriority: false, startTimeoutMs: 300, probeIntervalMs: 20, probeTimeoutMs: 500, idleTimeoutMs: 30_000, kvEvents, ...config },
+    config: { baseUrl, connector: '', model: '', apiKey: '', totalBlocks: 0, sendPriority: false, startTimeoutMs: 300, probeIntervalMs: 20, probeTimeoutMs: 500, idleTimeoutMs: 30_000, canaryIntervalMs: 0, canaryTimeoutMs: 500, kvEvents, serve: noServe, ...config },
     blockSize: 32,
     clock: time,
     log,

@@ -1,5 +1,6 @@
 import { ArmatureError } from '@armature/contracts';
 import type { Clock, EngineAbilities, EngineBackend, EngineHandle, EngineInfo, EngineLoad, EngineRequest, EngineSink, ErrorData, KvEvent, Logger, Timer, Usage } from '@armature/contracts';
+import { Canary } from './canary.ts';
 import type { VllmConnector } from './connector/index.ts';
 import { EVENTS_HINT } from './kv-events/kv-events.ts';
 import type { KvEvents, KvEventsConfig } from './kv-events/kv-events.ts';
@@ -7,8 +8,11 @@ import { parseMetrics } from './metrics.ts';
 import type { VllmMetrics } from './metrics.ts';
 import { Output } from './output.ts';
 import { Running } from './running.ts';
+import type { ServeConfig } from './serve/serve-config.ts';
+import type { VllmProcess } from './serve/vllm-process.ts';
 import { SseParser } from './sse.ts';
 import { reasonOf, VllmHttp } from './vllm-http.ts';
+import { errorText, lookAtVersion, modelsIn } from './server-facts.ts';
 import { completionBody, isWorthRetrying, parseChunk } from './wire.ts';
 import type { CompletionChunk } from './wire.ts';
 
@@ -24,7 +28,10 @@ export interface VllmConfig {
   readonly probeIntervalMs: number;
   readonly probeTimeoutMs: number;
   readonly idleTimeoutMs: number;
+  readonly canaryIntervalMs: number;
+  readonly canaryTimeoutMs: number;
   readonly kvEvents: KvEventsConfig;
+  readonly serve: ServeConfig;
 }
 
 export interface VllmOptions {
@@ -37,12 +44,8 @@ export interface VllmOptions {
   readonly connector?: VllmConnector;
   /** Follower of its KV events; opened and closed with the backend. */
   readonly events?: KvEvents;
-}
-
-interface ModelCard {
-  readonly id: string;
-  readonly max_model_len?: number | null;
-  readonly root?: string | null;
+  /** The server, when we start it; ended with the backend. */
+  readonly process?: VllmProcess;
 }
 
 const RETRY_MS = 250;
@@ -58,6 +61,7 @@ export class VllmBackend implements EngineBackend {
   readonly #http: VllmHttp;
   readonly #running: Set<Running>;
   readonly #closing: AbortController;
+  readonly #canary: Canary;
   #isDraining: boolean;
   #onIdle: (() => void) | undefined;
   #info: EngineInfo | undefined;
@@ -73,6 +77,8 @@ export class VllmBackend implements EngineBackend {
     this.#http = new VllmHttp(options.config.baseUrl, options.config.apiKey, options.clock);
     this.#running = new Set();
     this.#closing = new AbortController();
+    const { clock, log, config } = options;
+    this.#canary = new Canary({ intervalMs: config.canaryIntervalMs, timeoutMs: config.canaryTimeoutMs, ask: (signal) => this.#askForToken(signal), clock, log });
     this.#isDraining = false;
     this.#onIdle = undefined;
     this.#info = undefined;
@@ -88,13 +94,25 @@ export class VllmBackend implements EngineBackend {
   }
 
   /**
-   * Waits until the server is healthy, then reads its model and limits.
-   * Throws `VLLM_UNREACHABLE`, `VLLM_REFUSED`, `VLLM_ANSWER_INVALID`, `VLLM_MODEL_UNKNOWN`, `VLLM_BLOCK_SIZE_MISMATCH`, `ENGINE_CLOSED`.
+   * Starts the server if it is ours to start, waits until it is healthy, then reads its model and limits.
+   * Throws `VLLM_START_FAILED`, `VLLM_PORT_TAKEN`, `VLLM_EVENTS_ENDPOINT`, `VLLM_EVENTS_ADDON_MISSING`, `VLLM_UNREACHABLE`, `VLLM_REFUSED`, `VLLM_ANSWER_INVALID`, `VLLM_MODEL_UNKNOWN`, `VLLM_BLOCK_SIZE_MISMATCH`, `ENGINE_CLOSED`.
    */
   async start(): Promise<void> {
-    const { config, blockSize, log } = this.#options;
+    try {
+      await this.#start();
+    } catch (error) {
+      await this.#options.process?.stop();
+      throw error;
+    }
+  }
+
+  async #start(): Promise<void> {
+    const { config, blockSize, log, process } = this.#options;
+    await process?.start();
     await this.#waitUntilHealthy();
-    const model = await this.#readModel();
+    process?.served();
+    lookAtVersion(await this.#http.get('/version', config.probeTimeoutMs).catch(() => undefined), log);
+    const { model, adapters } = modelsIn(await this.#answer('/v1/models'), config);
     this.#metrics = parseMetrics((await this.#answer('/metrics')).text);
     this.#throwIfClosed();
     const found = this.#metrics.blockSize ?? blockSize;
@@ -115,8 +133,10 @@ export class VllmBackend implements EngineBackend {
       totalBlocks,
       maxSequences: 256,
       maxBatchedTokens: 8192,
+      ...(adapters.length === 0 ? {} : { adapters }),
     };
     this.#scheduleProbe();
+    this.#canary.start();
   }
 
   async #openEvents(totalBlocks: number): Promise<void> {
@@ -179,9 +199,9 @@ export class VllmBackend implements EngineBackend {
     return this.#options.events?.snapshot() ?? [];
   }
 
-  /** What the last probe of /health found. */
+  /** It has ended, does not answer /health, or makes no tokens. */
   failure(): ErrorData | undefined {
-    return this.#failure;
+    return this.#options.process?.problem ?? this.#failure ?? this.#canary.failure;
   }
 
   async drain(deadlineMs: number): Promise<void> {
@@ -204,7 +224,9 @@ export class VllmBackend implements EngineBackend {
     if (this.#probeTimer !== undefined) this.#options.clock.clearTimer(this.#probeTimer);
     this.#probeTimer = undefined;
     for (const running of [...this.#running]) running.stop({ type: 'failed', error: closedError });
+    this.#canary.close();
     this.#options.events?.close();
+    await this.#options.process?.stop();
     await this.connector?.close();
   }
 
@@ -235,7 +257,7 @@ export class VllmBackend implements EngineBackend {
   }
 
   async #post(request: EngineRequest, signal: AbortSignal): Promise<Response> {
-    const response = await this.#http.post('/v1/completions', request.id, completionBody(this.#model, request, this.#options.config.sendPriority), signal);
+    const response = await this.#http.post('/v1/completions', request.id, completionBody(request.adapter ?? this.#model, request, this.#options.config.sendPriority), signal);
     if (response.ok) return response;
     throw new ArmatureError('VLLM_REFUSED', `vLLM answered ${response.status}: ${errorText(await response.text())}`, {
       retryable: isWorthRetrying(response.status),
@@ -250,6 +272,7 @@ export class VllmBackend implements EngineBackend {
       throw new ArmatureError('VLLM_NO_TRANSFER', 'vLLM returned no kv_transfer_params for a prefill leg', { hint: 'start it with a KV connector: --kv-transfer-config \'{"kv_connector":"NixlConnector","kv_role":"kv_both"}\'' });
     }
     const usage = usageOf(body, request, 0);
+    this.#canary.heard();
     running.prefilled({ lease: 0, blocks: NO_TOKENS, tokens: request.promptTokens, cachedTokens: usage.cachedTokens, params });
     // abilities.firstToken is `decode`: the one token vLLM had to sample is nobody's output.
     running.end({ type: 'finished', usage: { ...usage, outputTokens: 0 } });
@@ -276,7 +299,9 @@ export class VllmBackend implements EngineBackend {
       const chunk = parseChunk(data);
       if (chunk.usage !== null && chunk.usage !== undefined) last = chunk;
       const batch = output.take(chunk);
-      if (batch !== undefined) running.tokens(batch);
+      if (batch === undefined) return;
+      this.#canary.heard();
+      running.tokens(batch);
     });
     try {
       // Read to the end, also after [DONE]: only then can the connection be used again.
@@ -302,6 +327,7 @@ export class VllmBackend implements EngineBackend {
     try {
       const { ok, status } = await this.#http.get('/health', config.probeTimeoutMs);
       if (!ok) throw new Error(`status ${status}`);
+      this.#options.process?.served();
     } catch (error) {
       if (this.#closing.signal.aborted) return;
       if (this.#failure === undefined) log.warn('vLLM is not healthy', { baseUrl: config.baseUrl, reason: reasonOf(error) });
@@ -327,6 +353,8 @@ export class VllmBackend implements EngineBackend {
     let last = 'no answer';
     for (;;) {
       this.#throwIfClosed();
+      const problem = this.#options.process?.problem;
+      if (problem !== undefined) throw ArmatureError.fromData(problem);
       const leftMs = deadline - clock.nowMs();
       try {
         const { ok, status } = await this.#http.get('/health', Math.min(config.probeTimeoutMs, Math.max(RETRY_MS, leftMs)));
@@ -343,17 +371,11 @@ export class VllmBackend implements EngineBackend {
     throw new ArmatureError('VLLM_UNREACHABLE', `vLLM at ${config.baseUrl} is not healthy after ${config.startTimeoutMs} ms (${last})`, { hint: 'start it with `vllm serve MODEL`, or correct engine.config.baseUrl' });
   }
 
-  async #readModel(): Promise<ModelCard> {
-    const { config } = this.#options;
-    const { status, ok, text } = await this.#answer('/v1/models');
-    if (!ok) throw new ArmatureError('VLLM_REFUSED', `vLLM answered ${status} to /v1/models`, { hint: 'does it need engine.config.apiKey?' });
-    const cards = modelCards(text);
-    if (cards === undefined) throw new ArmatureError('VLLM_ANSWER_INVALID', `${config.baseUrl}/v1/models is not a list of models`, { hint: 'is engine.config.baseUrl a vLLM server?' });
-    const model = config.model === '' ? cards[0] : cards.find((entry) => entry.id === config.model);
-    if (model === undefined) {
-      throw new ArmatureError('VLLM_MODEL_UNKNOWN', `vLLM at ${config.baseUrl} does not serve "${config.model}"`, { hint: `it serves: ${cards.map((entry) => entry.id).join(', ') || 'nothing'}` });
-    }
-    return model;
+  /** One token, as any client would ask for it: no whole block, so that nobody's cache is disturbed. */
+  async #askForToken(signal: AbortSignal): Promise<void> {
+    const response = await this.#http.post('/v1/completions', 'canary', { model: this.#model, prompt: [1], max_tokens: 1, temperature: 0, stream: false, return_token_ids: true }, signal);
+    const text = await response.text();
+    if (!response.ok) throw new Error(`status ${response.status}: ${errorText(text)}`);
   }
 
   /** A GET of the start: what goes wrong has a code. */
@@ -384,23 +406,4 @@ function usageOf(chunk: CompletionChunk, request: EngineRequest, delivered: numb
     cachedTokens: Math.min(request.promptTokens, usage?.prompt_tokens_details?.cached_tokens ?? 0),
     outputTokens: usage?.completion_tokens ?? delivered,
   };
-}
-
-/** vLLM says `{error: {message}}`; a proxy may say anything. */
-function errorText(text: string): string {
-  try {
-    const found = JSON.parse(text) as { error?: { message?: string }; message?: string } | null;
-    return found?.error?.message ?? found?.message ?? 'no reason given';
-  } catch {
-    return text === '' ? 'no reason given' : text.slice(0, 200);
-  }
-}
-
-function modelCards(text: string): readonly ModelCard[] | undefined {
-  try {
-    const { data } = JSON.parse(text) as { data?: unknown };
-    return Array.isArray(data) && data.every((entry) => typeof (entry as ModelCard | null)?.id === 'string') ? (data as ModelCard[]) : undefined;
-  } catch {
-    return undefined;
-  }
 }

@@ -32,7 +32,7 @@ function expected(version: string): object[] {
     { type: 'cleared', tier: 'device' },
     { type: 'stored', parent: [], sequenceHashes: chain([1]), tier: 'device' },
   ];
-  return events.map((event, i) => ({ ...event, eventId: i + 1 }));
+  return events.map((event, i) => Object.assign(event, { eventId: i + 1 }));
 }
 
 describe.each(fixtures)('vLLM $vllm', ({ vllm, messages }) => {

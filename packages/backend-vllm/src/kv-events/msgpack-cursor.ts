@@ -170,7 +170,7 @@ export class MsgpackCursor {
     if (kind === Kind.Array || kind === Kind.Map) {
       const count = kind === Kind.Array ? this.array() : 2 * this.map();
       for (let i = 0; i < count; i++) this.skip(depth + 1);
-    } else if (kind === Kind.Text || kind === Kind.Binary) this.#at += this.#blobLength();
+    } else if (kind === Kind.Text || kind === Kind.Binary) this.#pass(this.#blobLength());
     else if (kind === Kind.Int) this.word();
     else if (kind === Kind.Float) this.float();
     else this.#skipOther();
@@ -226,17 +226,17 @@ export class MsgpackCursor {
   #skipOther(): void {
     const tag = this.#bytes[this.#at];
     if (tag === 0xc0 || tag === 0xc2 || tag === 0xc3) this.#at++;
-    else if (tag >= 0xd4 && tag <= 0xd8) this.#blobSkip(2, 1 << (tag - 0xd4));
+    else if (tag >= 0xd4 && tag <= 0xd8) this.#pass(this.#blob(2, 1 << (tag - 0xd4)));
     else if (tag >= 0xc7 && tag <= 0xc9) {
       const size = 1 << (tag - 0xc7);
       this.#need(1 + size);
       const length = size === 1 ? this.#view.getUint8(this.#at + 1) : size === 2 ? this.#view.getUint16(this.#at + 1) : this.#view.getUint32(this.#at + 1);
-      this.#blobSkip(2 + size, length);
+      this.#pass(this.#blob(2 + size, length));
     } else this.#fail(`byte ${tag}, which MessagePack does not use`);
   }
 
-  #blobSkip(header: number, length: number): void {
-    this.#at += this.#blob(header, length);
+  #pass(length: number): void {
+    this.#at += length;
   }
 
   #need(bytes: number): void {
