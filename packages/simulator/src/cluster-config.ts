@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { ArmatureError } from '@armature/contracts';
 import type { WorkerRole } from '@armature/contracts';
+import { sizeBytes } from '@armature/kvbm';
 import { parse, stringify } from 'yaml';
 import type { HardwareModel, SimulationSettings } from './settings.ts';
 
@@ -73,9 +74,8 @@ export function simulatedConfig(text: string, settings: SimulationSettings, chan
         startupMs,
         blockSize,
       });
-      const kvbm = worker['kvbm'];
-      if (kvbm !== undefined) assumptions.push(`${name}: kvbm is left out, tiers below the engine are not simulated`);
-      return { ...without(worker, ['kvbm']), maxReplicas: worker['maxReplicas'] ?? worker['replicas'] ?? 1, replicas: 0, engine: { use: 'mock', config: { ...engine.config, startupMs, vocabSize: VOCABULARY, kvCheck: 'none', lookaheadMs: changes.lookaheadMs } } };
+      const kvbm = simulatedTiers(worker['kvbm'] as Raw | undefined, blockSize * settings.network.kvBytesPerToken, (what) => assumptions.push(`${name}: ${what}`));
+      return { ...without(worker, ['kvbm']), ...(kvbm === undefined ? {} : { kvbm }), maxReplicas: worker['maxReplicas'] ?? worker['replicas'] ?? 1, replicas: 0, engine: { use: 'mock', config: { ...engine.config, startupMs, vocabSize: VOCABULARY, kvCheck: 'none', lookaheadMs: changes.lookaheadMs } } };
     });
     return { ...model, source: MODEL_FOLDER, preprocessor: { use: 'simulated' }, workers };
   });
@@ -111,6 +111,23 @@ function simulatedEngine(worker: Raw, machine: HardwareModel | undefined, blockS
       ...(maxBatchedTokens === undefined ? {} : { maxBatchedTokens }),
     },
   };
+}
+
+/** A block of the simulated engine is one byte, which takes this much of a host tier. */
+const HOST_BLOCK_BYTES = 4_096;
+/** As the host tier has it. */
+const DEFAULT_HOST_CAPACITY = '256MiB';
+
+/** Host tiers with as many blocks as they would hold. Disks and object stores would take real time, which does not pass here: they are left out. */
+function simulatedTiers(kvbm: Raw | undefined, blockBytes: number, assume: (what: string) => void): Raw | undefined {
+  if (kvbm === undefined) return undefined;
+  const tiers = (kvbm['tiers'] ?? []) as { use?: string; config?: Raw }[];
+  const host = tiers.find(({ use }) => use === 'host');
+  const left = tiers.filter((tier) => tier !== host).map(({ use }) => use);
+  if (left.length > 0) assume(`kvbm tiers ${left.join(', ')} are left out`);
+  if (host === undefined) return undefined;
+  const capacity = sizeBytes((host.config?.['capacity'] ?? DEFAULT_HOST_CAPACITY) as number | string, 'the capacity of the host tier');
+  return { ...kvbm, tiers: [{ use: 'host', config: { ...host.config, capacity: Math.max(1, Math.floor(capacity / blockBytes)) * HOST_BLOCK_BYTES } }] };
 }
 
 function without(object: Raw, keys: readonly string[]): Raw {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { mock } from '@armature/backend-mock';
 import { SeededRandom } from '@armature/core';
 import type { PluginDescriptor } from '@armature/contracts';
+import { hostTier, kvPolicyPlugins } from '@armature/kvbm';
 import { memoryTransport } from '@armature/nixel';
 import { plannerPlugins } from '@armature/planner';
 import { routerPlugins } from '@armature/router-kv';
@@ -12,7 +13,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { htmlReport, loadSettings, readTrace, simulate, syntheticTrace } from './index.ts';
 import type { SimulateOptions, SimulationResult, TraceRow } from './index.ts';
 
-const plugins = [...servingPlugins, ...routerPlugins, ...plannerPlugins, mock, memoryTransport] as unknown as readonly PluginDescriptor[];
+const plugins = [...servingPlugins, ...routerPlugins, ...plannerPlugins, mock, memoryTransport, hostTier, ...kvPolicyPlugins] as unknown as readonly PluginDescriptor[];
 const engine = 'engine: { use: mock, config: { totalBlocks: 4096, maxModelTokens: 65536, vocabSize: 1024, startupMs: 2000 } }';
 const disaggregated = `
 apiVersion: armature/v1
@@ -107,6 +108,26 @@ models:
     expect(result.pools[0].started).toBeGreaterThan(1);
     expect(Math.max(...result.intervals.map(({ workers }) => workers['all']))).toBeGreaterThan(1);
     expect(result.pools[0].workerHours).toBeLessThan((6 * result.durationMs) / 3_600_000);
+  }, 60_000);
+
+  it('keeps blocks in the host tier that the engine has no room for; disks are left out, and that is said', async () => {
+    const kvbm = 'kvbm: { tiers: [{ use: host, config: { capacity: 64GiB } }, { use: disk, config: { capacity: 128GiB } }] }';
+    const tight = (more: string): string => `
+apiVersion: armature/v1
+models:
+  - name: demo
+    source: "@armature/model-demo"
+    blockSize: 16
+    workers: [{ name: all, replicas: 2, ${engine.replace('4096', '160')}${more} }]
+`;
+    const trace = [...syntheticTrace({ kind: 'steady', durationMs: 40_000, requestsPerSecond: 4, promptTokens: 600, outputTokens: 10, sharedShare: 0.9, prefixes: 12 }, 16, new SeededRandom(8))];
+    const [without, tiered] = [await run({ text: tight(''), trace }), await run({ text: tight(`, ${kvbm}`), trace })];
+    expect(tiered.outcome.finished).toBe(tiered.outcome.requests);
+    expect(tiered.outcome.hitRate ?? 0).toBeGreaterThan((without.outcome.hitRate ?? 0) + 0.1);
+    expect(tiered.counters['armature_kvbm_offloaded_blocks_total']).toBeGreaterThan(100);
+    expect(without.counters['armature_kvbm_offloaded_blocks_total']).toBe(0);
+    expect(tiered.assumptions.join()).toContain('tiers disk are left out');
+    expect(JSON.stringify(await run({ text: tight(`, ${kvbm}`), trace }))).toBe(JSON.stringify(tiered));
   }, 60_000);
 
   it.each([

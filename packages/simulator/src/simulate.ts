@@ -59,6 +59,8 @@ const COUNTERS = [
   'armature_kv_transfer_blocks_total',
   'armature_kv_transfer_failures_total',
   'armature_decode_reattached_total',
+  'armature_kvbm_hit_blocks_total',
+  'armature_kvbm_offloaded_blocks_total',
 ];
 
 const silent: Logger = { debug: nothing, info: nothing, warn: nothing, error: nothing, child: () => silent, isEnabled: () => false };

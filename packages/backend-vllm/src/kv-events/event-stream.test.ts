@@ -37,6 +37,16 @@ describe('the order of messages', () => {
     expect([blocks.heldBlocks, stream.isWhole, stream.counts.duplicates, blocks.counts.storedBlocks]).toEqual([3, true, 1, 3]);
   });
 
+  test('what came during a replay is forgotten when it begins anew: it may be of the life before', () => {
+    const { stream, replay, blocks } = engine();
+    stream.resync('connected');
+    stream.receive(5_000, batch(100, root(7)));
+    stream.resync('connected');
+    replay([[0, batch(200, root(8))]]);
+    const told = blocks.snapshot().flatMap((event) => (event.type === 'stored' ? [...event.sequenceHashes] : []));
+    expect(told).toEqual([...sequenceHashes(Int32Array.of(8, 8, 8, 8), 4, 4, noSalt)]);
+  });
+
   test('a gap is asked for and filled, in order', () => {
     const { stream, asked, replay, blocks } = engine();
     stream.resync('start');

@@ -86,6 +86,8 @@ export class EventStream {
     this.#isWhole = false;
     this.#next = -1;
     this.#lastTime = -Infinity;
+    // What came during a replay that ends here may be of the engine's last life; the new replay tells it again if not.
+    this.#held.length = 0;
     this.#ask(0);
   }
 

@@ -33,11 +33,16 @@ export interface ServeFacts {
 }
 
 /** Flags that come from our configuration: saying them again in `extraArgs` would make two truths. */
-const OWN_FLAGS = ['--host', '--port', '--block-size', '--served-model-name', '--kv-events-config', '--kv-transfer-config', '--tensor-parallel-size', '-tp', '--pipeline-parallel-size', '-pp', '--data-parallel-size', '-dp', '--enable-prompt-tokens-details'];
+const OWN_FLAGS = ['--host', '--port', '--block-size', '--served-model-name', '--kv-events-config', '--kv-transfer-config', '--tensor-parallel-size', '-tp', '--pipeline-parallel-size', '-pp', '--data-parallel-size', '-dp', '--enable-prompt-tokens-details', '--enable-prefix-caching', '--no-enable-prefix-caching'];
+
+/** As vLLM reads a flag: `_` is `-`, `=VALUE` and `.part` of a JSON flag belong to it. */
+function flagOf(arg: string): string {
+  return arg.split(/[=.]/, 1)[0].replaceAll('_', '-');
+}
 
 /** The command line of `vllm serve`. Throws `VLLM_SERVE_FLAG`. */
 export function serveCommand(config: ServeConfig, facts: ServeFacts): string[] {
-  const twice = config.extraArgs.find((arg) => OWN_FLAGS.includes(arg.split('=', 1)[0] as string));
+  const twice = config.extraArgs.find((arg) => OWN_FLAGS.includes(flagOf(arg)));
   if (twice !== undefined) {
     throw new ArmatureError('VLLM_SERVE_FLAG', `engine.config.serve.extraArgs says ${twice}, which is made from the configuration`, { hint: 'set the field of engine.config (or models[].blockSize) that it belongs to, and leave the flag out' });
   }

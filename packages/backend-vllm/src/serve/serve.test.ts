@@ -125,6 +125,7 @@ test('the reason is the root cause, without the prefix of the log', () => {
   expect(reasonIn(['usage: vllm serve', 'vllm serve: error: unrecognized arguments: --nope'])).toBe('vllm serve: error: unrecognized arguments: --nope');
   expect(reasonIn(['OSError: [Errno 98] error while attempting to bind on address: address already in use'])).toContain('address already in use');
   expect(reasonIn(['RuntimeError: Engine core initialization failed. See root cause above.'])).toContain('initialization failed');
+  expect(reasonIn(['(APIServer pid=7) WARNING 11-23 14:50:37 [utils.py:255] can cause errors like `OSError: [Errno 24] Too many open files`.', 'ValueError: the cause'])).toBe('ValueError: the cause');
   expect(reasonIn(['Killed'])).toBe('Killed');
   expect(reasonIn([])).toBe('it said nothing');
 });

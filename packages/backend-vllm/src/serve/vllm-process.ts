@@ -16,7 +16,7 @@ export interface VllmProcessOptions {
   readonly log: Logger;
 }
 
-const KEPT_LINES = 200;
+const KEPT_LINES = 400;
 const MAX_LINE_CHARS = 2000;
 const MAX_DELAY_MS = 60_000;
 /** Served for so long: the next restart is the first again. */
@@ -38,6 +38,8 @@ export class VllmProcess {
   #problem: ErrorData | undefined;
   #timer: Timer | undefined;
   #isStopping: boolean;
+  /** Resolves with the end of the child that is being stopped; one for all who wait. */
+  #gone: Promise<void> | undefined;
   #onGone: (() => void) | undefined;
 
   constructor(options: VllmProcessOptions) {
@@ -50,6 +52,7 @@ export class VllmProcess {
     this.#problem = undefined;
     this.#timer = undefined;
     this.#isStopping = false;
+    this.#gone = undefined;
     this.#onGone = undefined;
   }
 
@@ -87,7 +90,9 @@ export class VllmProcess {
     this.#timer = undefined;
     const child = this.#child;
     if (child === undefined) return;
+    if (this.#gone !== undefined) return this.#gone;
     const gone = new Promise<void>((resolve) => (this.#onGone = resolve));
+    this.#gone = gone;
     signalGroup(child, 'SIGTERM');
     const timer = clock.setTimer(stopTimeoutMs, () => signalGroup(child, 'SIGKILL'));
     await gone;
@@ -115,7 +120,7 @@ export class VllmProcess {
         this.#ended(child, how);
       });
     });
-    log.info('vLLM started', { pid: child.pid, command: command.join(' ') });
+    log.info('vLLM started', { pid: child.pid, command: withoutSecrets(command).join(' ') });
   }
 
   #read(stream: NodeJS.ReadableStream, child: ChildProcess): void {
@@ -161,12 +166,21 @@ export class VllmProcess {
 
 const SECONDHAND = /Engine core initialization failed|See root cause above|EngineDeadError/;
 
+/** A warning may quote an error. */
+const HARMLESS = /^(\([^)]*\)\s*)?(WARNING|INFO|DEBUG) /;
+
 /** vLLM's own reason: the first error of a traceback that is not about another one, else the last line. */
 export function reasonIn(lines: readonly string[]): string {
-  const errors = lines.filter((line) => /\b\w*(Error|Exception)\b: |\berror: |address already in use/i.test(line));
+  const errors = lines.filter((line) => !HARMLESS.test(line) && /\b\w*(Error|Exception)\b: |\berror: |address already in use/i.test(line));
   const found = errors.find((line) => !SECONDHAND.test(line)) ?? errors[0] ?? lines.at(-1);
   // `(EngineCore pid=7) ERROR 11-23 14:02:11 [core.py:946] ValueError: …` says it again before each line.
   return found === undefined ? 'it said nothing' : found.replace(/^(\([^)]*\)\s*)?((ERROR|CRITICAL) [\d-]+ [\d:.]+ \[[^\]]*\]\s*)?/, '').trim();
+}
+
+/** What follows a flag that names a key or a token is nobody's business. */
+function withoutSecrets(command: readonly string[]): string[] {
+  const secret = /^--[\w.-]*(key|token|secret|password)$/i;
+  return command.map((word, i) => (secret.test(command[i - 1] ?? '') ? '***' : word.replace(/^(--[\w.-]*(?:key|token|secret|password)=).*/i, '$1***')));
 }
 
 /**
