@@ -33,6 +33,8 @@ export interface SimulateCommandOptions extends TraceOptions {
 
 const [SHARED_SHARE, PREFIXES, DEFAULT_BLOCK_SIZE] = [0.3, 64, 16];
 const PROGRESS_EVERY_MS = 200;
+/** Block numbers that one round of a trace may use, and what they are below. */
+const [ROUND_BLOCKS, MOST_BLOCKS] = [1_000_003, 0x7fffffff];
 
 /** `armature simulate`: a trace through the cluster of a file, in virtual time. */
 export async function simulateCommand(options: SimulateCommandOptions): Promise<void> {
@@ -70,16 +72,16 @@ export function traceOf(options: TraceOptions, text: string): Iterable<TraceRow>
   return limited(syntheticTrace(shape, blockSize, new SeededRandom(seed).fork('trace')), requests ?? Infinity);
 }
 
-/** The trace once; with a number of requests, as often as it takes. */
+/** The trace once; with a number of requests, as often as it takes, each time with prompts of its own. */
 function* repeated(open: () => Iterable<TraceRow>, requests: number | undefined): Generator<TraceRow> {
   if (requests === undefined) return yield* open();
   let left = requests;
-  for (let baseMs = 0; left > 0; ) {
+  for (let [baseMs, round] = [0, 0]; left > 0; round++) {
     let lastMs = 0;
     for (const row of open()) {
       if (left-- <= 0) return;
       lastMs = row.atMs;
-      yield { ...row, atMs: baseMs + row.atMs };
+      yield { ...row, atMs: baseMs + row.atMs, blocks: round === 0 ? row.blocks : row.blocks.map((block) => (block + round * ROUND_BLOCKS) % MOST_BLOCKS) };
     }
     baseMs += lastMs + 1_000;
   }
