@@ -5,7 +5,7 @@ import type { MoveRecord } from '../routing/records.ts';
 import { callUnary } from '../worker/unary.ts';
 import type { AttemptOwner, AttemptSetup } from './attempt-owner.ts';
 import { ChoiceRows } from './choice-rows.ts';
-import { deadlineError, decodeMovedError, incompleteError, isDraining } from './failures.ts';
+import { deadlineError, decodeMovedError, incompleteError, neverBegan } from './failures.ts';
 import { HopWatch } from './hop-watch.ts';
 import { peersOf } from './kv-peers.ts';
 import type { Leg, LegListener } from './leg.ts';
@@ -287,7 +287,7 @@ export class Attempt implements LegListener {
         return;
       }
       this.move = move;
-      this.depth += isDraining(failure) ? 0 : 1;
+      this.depth += neverBegan(failure) ? 0 : 1;
       this.hops.disturbed();
       this.#owner.record.moves.push(move);
       host.metrics.decodeReattached.inc();

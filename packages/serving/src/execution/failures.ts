@@ -15,9 +15,12 @@ export function isLost(error: ErrorData): boolean {
   return error.code === 'PLANE_DISCONNECTED' || error.code === 'PLANE_UNREACHABLE' || error.code === 'SERVING_STALLED';
 }
 
-/** The worker takes nothing new, as it was told to: nobody's fault, so that it is not counted against the request. */
-export function isDraining(error: ErrorData): boolean {
-  return error.code === 'SERVING_WORKER_DRAINING' || error.code === 'ENGINE_DRAINING';
+/**
+ * It never began: the worker takes nothing new, as it was told to, or has gone before discovery could say so. Not counted against the request; the
+ * worker is not asked again.
+ */
+export function neverBegan(error: ErrorData): boolean {
+  return error.code === 'SERVING_WORKER_DRAINING' || error.code === 'ENGINE_DRAINING' || error.code === 'PLANE_UNREACHABLE';
 }
 
 export function isOverload(error: ErrorData): boolean {

@@ -189,12 +189,13 @@ describe('aggregated requests', () => {
     expect(at(t.plane.calls, 1).open.message).toMatchObject({ firstChoice: 0, choices: 2 });
   });
 
-  it('keep on moving while workers drain, whatever the limit; a loss counts', async () => {
+  it('keep on moving while workers drain or have gone, whatever the limit; a loss counts', async () => {
     const draining = { code: 'SERVING_WORKER_DRAINING', message: 'draining', retryable: true };
+    const gone = { code: 'PLANE_UNREACHABLE', message: 'nothing is served there', retryable: true };
     for (const migrationLimit of [0, 1]) {
       const t = await build(['both', 'both', 'both', 'both', 'both'], { migrationLimit });
       t.start();
-      for (let i = 0; i < 3; i++) at(t.plane.calls, i).finish(draining);
+      for (let i = 0; i < 3; i++) at(t.plane.calls, i).finish(i === 1 ? gone : draining);
       for (let i = 0; i <= migrationLimit; i++) at(t.plane.calls, 3 + i).finish(lost);
       expect(t.plane.calls).toHaveLength(4 + migrationLimit);
       expect(t.output.ends).toMatchObject([{ type: 'failed', error: { code: 'PLANE_DISCONNECTED', retryable: true } }]);

@@ -6,7 +6,7 @@ import type { MoveRecord, RequestRecord } from '../routing/records.ts';
 import { Attempt } from './attempt.ts';
 import type { AttemptOwner } from './attempt-owner.ts';
 import type { ExecutionHost } from './execution-host.ts';
-import { CANCELLED, deadlineError, isDraining, isLost, isOverload, isVacancy, reasonOf } from './failures.ts';
+import { CANCELLED, deadlineError, neverBegan, isLost, isOverload, isVacancy, reasonOf } from './failures.ts';
 import type { Leg } from './leg.ts';
 import { OutputLog } from './output-log.ts';
 import type { Routed, Share } from './placement.ts';
@@ -171,7 +171,7 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
   }
 
   #canMove(attempt: Attempt, error: ErrorData): boolean {
-    return error.retryable === true && (isDraining(error) || attempt.depth < this.host.migrationLimit);
+    return error.retryable === true && (neverBegan(error) || attempt.depth < this.host.migrationLimit);
   }
 
   /** What failed this request is no place to stay; whether it may serve others is found out. */
@@ -194,7 +194,7 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
     metrics.migrations.inc();
     this.record.migrations++;
     this.#forget(attempt);
-    const depth = attempt.depth + (isDraining(error) ? 0 : 1);
+    const depth = attempt.depth + (neverBegan(error) ? 0 : 1);
     for (const share of this.#sharesLeft(attempt.share)) {
       if (this.#hasEnded) return;
       const move = this.#moveRecord('request', share, leg, error);

@@ -40,6 +40,9 @@ import type { WorkerMetrics } from './worker-metrics.ts';
 import { buildWorkerRecord } from './worker-record.ts';
 
 const HEARTBEAT_MS = 1_000;
+/** Between leaving discovery and closing the endpoint: whoever has not heard of it yet is told to go elsewhere, instead of meeting nobody. */
+const LINGER_MS = 300;
+const LEASE_LOOK_MS = 20;
 
 export interface WorkerHostOptions {
   readonly model: string;
@@ -188,22 +191,33 @@ export class WorkerHost {
     this.#heartbeat = clock.setTimer(HEARTBEAT_MS, () => this.#beat());
   }
 
-  /** Leaves discovery, lets running legs end up to the deadline, then closes. */
+  /** Leaves discovery, lets running legs end and readers of its blocks finish up to the deadline, then closes. */
   close(deadlineMs: number): Promise<void> {
     this.#closing ??= this.#close(deadlineMs);
     return this.#closing;
   }
 
   async #close(deadlineMs: number): Promise<void> {
+    const { clock, requests } = this.#options;
+    const untilMs = clock.nowMs() + deadlineMs;
+    const leftMs = (): number => Math.max(0, untilMs - clock.nowMs());
     await this.#lives.leave();
-    await this.#running.idle(deadlineMs);
-    if (this.#heartbeat !== undefined) this.#options.clock.clearTimer(this.#heartbeat);
+    if (requests.supports.processes && deadlineMs > 0) await clock.sleep(Math.min(LINGER_MS, leftMs()));
+    await this.#running.idle(leftMs());
+    // A prefill leg has ended long before its blocks have been read.
+    while (this.#isRead() && leftMs() > 0) await clock.sleep(LEASE_LOOK_MS);
+    if (this.#heartbeat !== undefined) clock.clearTimer(this.#heartbeat);
     this.#telemetry?.close();
     await this.#endpoint?.close();
     this.#kv?.connector?.detach();
     await this.#kv?.manager?.close(); // its copies end before their agent does
     await this.#kv?.mover.close();
     this.#lives.forget();
+  }
+
+  /** Whether other workers read blocks of the engine or of its host tier. */
+  #isRead(): boolean {
+    return (this.engine.kv?.counts().leases ?? 0) > 0 || (this.manager?.stats().loans ?? 0) > 0;
   }
 
   #attach(manager: BlockManager, fetchDeadlineMs: number): void {
