@@ -6,7 +6,7 @@ import type { TlsMaterial } from '@armature/nixel';
 import { OutBuffer } from './out-buffer.ts';
 import { TcpStream } from './stream.ts';
 import type { StreamLink } from './stream.ts';
-import { Frame, FrameReader, HEADER_BYTES, isTokens, MAX_HELLO_BYTES, readTokens, tokensBytes, wireInvalid, WIRE_PROTOCOL, writeTokens } from './wire.ts';
+import { Frame, FrameReader, HEADER_BYTES, isTokens, LEAVE_PROTOCOL, MAX_HELLO_BYTES, readTokens, tokensBytes, wireInvalid, WIRE_PROTOCOL, writeTokens } from './wire.ts';
 
 export interface ConnectionOptions {
   readonly clock: Clock;
@@ -42,6 +42,8 @@ export interface ConnectionOwner {
   accept(name: string, open: StreamOpen, stream: TcpStream): StreamSink;
   /** A bridge frame. */
   control(connection: Connection, type: number, body: PlainData): void;
+  /** The peer takes no more streams: later ones need another connection. */
+  leaving(connection: Connection): void;
   closed(connection: Connection): void;
 }
 
@@ -86,6 +88,9 @@ export class Connection implements StreamLink {
   readonly #flush = (): void => this.#write();
   #state: 'handshake' | 'ready' | 'closed' = 'handshake';
   #isFlushScheduled = false;
+  #isLeaving = false;
+  /** Of the peer's streams, the last that was taken or refused. */
+  #lastTaken = 0;
   #nextStream: number;
   #timer: Timer | undefined = undefined;
   #heardAtMs: number;
@@ -163,10 +168,16 @@ export class Connection implements StreamLink {
     this.#socket.destroy();
   }
 
-  /** Sends what waits, then ends. */
+  /** Sends what waits and which of the peer's streams have been taken, then ends: those that come later never began. */
   finish(): void {
+    if (this.#isLeaving || this.#state === 'closed') return;
+    if (this.#state === 'handshake') {
+      this.#socket.end();
+      return;
+    }
+    if (this.protocol >= LEAVE_PROTOCOL) this.#out.append(Frame.Leave, this.#lastTaken, new Uint8Array(0));
+    this.#isLeaving = true;
     this.#write();
-    this.#socket.end();
   }
 
   #streamId(): number {
@@ -209,10 +220,15 @@ export class Connection implements StreamLink {
     this.clock.defer(this.#flush);
   }
 
-  /** Everything that waits in one gathered write, unless the socket is full: then at its drain. */
   #write(): void {
     this.#isFlushScheduled = false;
-    if (this.#state === 'closed' || this.#out.bytes === 0 || this.#socket.writableNeedDrain) return;
+    if (this.#state === 'closed' || this.#socket.writableNeedDrain || this.#socket.writableEnded) return;
+    if (this.#out.bytes > 0) this.#writeWaiting();
+    if (this.#isLeaving) this.#socket.end();
+  }
+
+  /** Everything that waits in one gathered write, unless the socket is full: then at its drain. */
+  #writeWaiting(): void {
     const chunks = this.#out.take();
     for (let i = 0; i < this.#waiting.length; i++) this.#waiting[i]!.queuedBytes = 0;
     this.#waiting.length = 0;
@@ -285,6 +301,9 @@ export class Connection implements StreamLink {
         return;
       case Frame.Pong:
         return;
+      case Frame.Leave:
+        this.#peerLeaves(id);
+        return;
       case Frame.Register:
       case Frame.Unregister:
       case Frame.Event:
@@ -342,9 +361,22 @@ export class Connection implements StreamLink {
     if (this.#out.bytes > 0) this.#schedule();
   }
 
+  /** What it has not taken can safely begin elsewhere; the rest goes on until the connection ends. */
+  #peerLeaves(lastTaken: number): void {
+    this.#owner.leaving(this);
+    const error: ErrorData = { code: 'PLANE_UNREACHABLE', message: `${this.address} takes no more streams`, hint: 'send the request elsewhere', retryable: true };
+    const ours = this.#isDialer ? 1 : 0;
+    for (const stream of [...this.#streams.values()]) {
+      // Ids wrap around: later is what is less than half the circle ahead.
+      if (stream.id % 2 === ours && ((stream.id - lastTaken) | 0) > 0) stream.lost(error);
+    }
+  }
+
   #accept(id: number, open: Fields): void {
+    if (this.#isLeaving) return;
     // Ids of the dialler are odd, those of the other end even.
     if (id === 0 || (id % 2 === 1) === this.#isDialer || this.#streams.has(id)) throw wireInvalid(`an open of stream ${id}`);
+    this.#lastTaken = id;
     const { deadlineMs, traceparent } = open;
     const message = fields(open['message']);
     text(message['type'], 'message type');

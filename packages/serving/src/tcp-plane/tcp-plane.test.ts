@@ -114,6 +114,51 @@ describe('connections', () => {
     expect([...sinks, dead].every((sink) => sink.closes.length === 1)).toBe(true);
   });
 
+  test('a peer that leaves says what it has taken: what came later never began, and goes elsewhere', async () => {
+    const a = await plane();
+    let dialled: net.Socket | undefined;
+    let bytes = 0;
+    const leaving = net.createServer((socket) => {
+      dialled ??= socket;
+      socket.on('error', () => undefined);
+      socket.on('data', (chunk) => (bytes += chunk.length));
+      if (dialled === socket) socket.write(frames([Frame.Welcome, 0, { protocol: WIRE_PROTOCOL, node: 'n', address: '' }]));
+    });
+    await new Promise<void>((resolve) => leaving.listen(0, '127.0.0.1', resolve));
+    const address = `tcp://127.0.0.1:${(leaving.address() as net.AddressInfo).port}/x`;
+    const sinks = [new Sink(), new Sink(), new Sink()];
+    for (const sink of sinks) a.open(address, opening, sink);
+    await expect.poll(() => bytes).toBeGreaterThan(200);
+    dialled?.write(frames([Frame.Leave, 3, undefined])); // has taken streams 1 and 3
+    await expect.poll(() => sinks.map(({ closes }) => closes[0]?.code)).toEqual([undefined, undefined, 'PLANE_UNREACHABLE']);
+    a.open(address, opening, new Sink());
+    await expect.poll(() => a.counts().connections, { message: 'a later stream dials anew' }).toBe(2);
+    dialled?.end();
+    await expect.poll(() => sinks.map(({ closes }) => closes.map((error) => error?.code))).toEqual([['PLANE_DISCONNECTED'], ['PLANE_DISCONNECTED'], ['PLANE_UNREACHABLE']]);
+    leaving.close();
+    await a.close();
+  });
+
+  test('leaves with the last stream it has taken, by the version that knows of it', async () => {
+    for (const protocol of [WIRE_PROTOCOL, WIRE_PROTOCOL - 1]) {
+      const b = await plane();
+      const served: Sink[] = [];
+      await b.serve('x', () => served[served.push(new Sink()) - 1]!);
+      const peer = new RawPeer(b);
+      const open = { name: 'x', method: 'm', message: { type: 'open' }, deadlineMs: 5_000 };
+      peer.socket.write(frames(hello({ protocol }), [Frame.Open, 1, open], [Frame.Open, 5, open]));
+      await expect.poll(() => served.length).toBe(2);
+      const closed = b.close();
+      peer.socket.write(frames([Frame.Open, 7, open])); // crosses the goodbye
+      await expect.poll(() => peer.socket.readableEnded || peer.socket.destroyed).toBe(true);
+      const leave = peer.received().filter(({ type }) => type === Frame.Leave);
+      expect(leave.map(({ id }) => id)).toEqual(protocol === WIRE_PROTOCOL ? [5] : []);
+      expect(peer.received().at(-1)?.type === Frame.Leave).toBe(protocol === WIRE_PROTOCOL);
+      expect(served.length).toBe(2);
+      await closed;
+    }
+  });
+
   test('an abrupt death of the peer process looks the same', async () => {
     const a = await plane();
     const died = net.createServer((socket) => {
@@ -189,7 +234,7 @@ describe('handshake', () => {
   }
 
   test('another protocol or a wrong token is refused with a message', async () => {
-    expect(await refusal({ protocol: 2 })).toEqual([[Frame.Refuse, 'PLANE_PROTOCOL_MISMATCH']]);
+    expect(await refusal({ protocol: WIRE_PROTOCOL + 1 })).toEqual([[Frame.Refuse, 'PLANE_PROTOCOL_MISMATCH']]);
     expect(await refusal({ protocol: 0 })).toEqual([[Frame.Refuse, 'PLANE_PROTOCOL_MISMATCH']]);
     expect(await refusal({ token: 'guess' })).toEqual([[Frame.Refuse, 'PLANE_AUTH_FAILED']]);
     expect(await refusal({ token: undefined })).toEqual([[Frame.Refuse, 'PLANE_AUTH_FAILED']]);

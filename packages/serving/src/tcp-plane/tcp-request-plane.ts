@@ -136,9 +136,13 @@ export class TcpRequestPlane implements RequestPlane, ConnectionOwner {
     this.#options.bridge?.control(connection, type, body);
   }
 
+  leaving(connection: Connection): void {
+    if (this.#byAddress.get(connection.address) === connection) this.#byAddress.delete(connection.address);
+  }
+
   closed(connection: Connection): void {
     this.#connections.delete(connection);
-    if (this.#byAddress.get(connection.address) === connection) this.#byAddress.delete(connection.address);
+    this.leaving(connection);
     this.#options.bridge?.closed(connection);
   }
 

@@ -4,7 +4,9 @@ import type { PlaneMessage } from '@armature/contracts';
 // The wire format is API: docs/reference/request-plane.md describes it for workers in other languages.
 
 /** Spoken by both ends, or the connection is refused. */
-export const WIRE_PROTOCOL = 1;
+export const WIRE_PROTOCOL = 2;
+/** From this version on an end that leaves says which streams it has taken. */
+export const LEAVE_PROTOCOL = 2;
 
 export const Frame = {
   Hello: 1,
@@ -19,6 +21,7 @@ export const Frame = {
   Register: 10,
   Unregister: 11,
   Event: 12,
+  Leave: 13,
 } as const;
 
 /** u32 length of what follows, u8 type, u32 stream. Little endian. */
