@@ -1,93 +1,66 @@
 import { ArmatureError } from '@armature/contracts';
-
-export type RequestType = 'context_only' | 'generation_only' | 'context_and_generation';
+import { objectOf, parseJson, stringifyJson } from './lossless-json.ts';
+import type { JsonValue } from './lossless-json.ts';
 
 /**
- * TensorRT-LLM's words for a handed-over context (`disaggregated_params`). Known fields are typed; everything else is kept verbatim in
- * `other` and written back, because the opaque state of one engine version must reach the generation server untouched.
+ * TensorRT-LLM's words for a handed-over context (`disaggregated_params`), as it said them. Only the fields below are looked at; every field, known or
+ * not, travels on untouched, because the opaque state of one engine version must reach the generation server as it left the context server.
  */
 export interface DisaggregatedParams {
-  readonly requestType: RequestType;
-  /** First tokens sampled by the context server, one list entry per beam. */
-  readonly firstGenTokens: readonly number[] | undefined;
-  /** Id of the request on the context server. */
-  readonly ctxRequestId: number | string | undefined;
-  /** Opaque KV handle. HTTP says `encoded_opaque_state` (base64 text), the Python field is `opaque_state`. */
-  readonly opaqueState: string | undefined;
-  /** Which spelling it came in, to answer in kind. */
-  readonly opaqueSpelling: 'encoded_opaque_state' | 'opaque_state';
-  readonly draftTokens: readonly number[] | undefined;
-  readonly other: Readonly<Record<string, unknown>>;
+  /** Tokens sampled by the context server: the first output. */
+  readonly firstGenTokens: readonly number[];
+  /** The whole object as JSON text: integers above 2^53 (request ids) survive. */
+  readonly json: string;
 }
 
-const TYPES: readonly string[] = ['context_only', 'generation_only', 'context_and_generation'];
-const KNOWN = new Set(['request_type', 'first_gen_tokens', 'ctx_request_id', 'encoded_opaque_state', 'opaque_state', 'draft_tokens']);
+const HINT = 'this is not the disaggregated_params of TensorRT-LLM 1.x; see packages/backend-trtllm/README.md';
 
-/** What a context request carries: nothing is known yet but an id that pairs the two legs. */
-export function contextParams(disaggRequestId?: number): DisaggregatedParams {
-  return {
-    requestType: 'context_only',
-    firstGenTokens: undefined,
-    ctxRequestId: undefined,
-    opaqueState: undefined,
-    opaqueSpelling: 'encoded_opaque_state',
-    draftTokens: undefined,
-    other: disaggRequestId === undefined ? {} : { disagg_request_id: disaggRequestId },
-  };
+/** What a context request carries: nothing is known yet but an id that pairs the two legs, where the version has one. */
+export function contextParams(disaggRequestId: bigint | undefined): Readonly<Record<string, JsonValue>> {
+  return { request_type: 'context_only', ...(disaggRequestId === undefined ? {} : { disagg_request_id: disaggRequestId }) };
 }
 
-/** The context server's answer as parameters of the generation request. */
-export function generationParams(context: DisaggregatedParams): DisaggregatedParams {
-  if (context.opaqueState === undefined && context.ctxRequestId === undefined) {
-    throw new ArmatureError('TRTLLM_HANDOVER_INCOMPLETE', 'the context server returned neither an opaque state nor a ctx_request_id', {
-      hint: 'is its cache_transceiver_config set? Without it TensorRT-LLM cannot hand KV over',
-    });
+/**
+ * The context server's answer as parameters of the generation request: only `request_type` is changed. Throws `TRTLLM_PARAMS_INVALID`,
+ * `TRTLLM_HANDOVER_INCOMPLETE`.
+ */
+export function generationParams(wire: unknown): DisaggregatedParams {
+  const params = objectOf(wire);
+  if (params === undefined) throw new ArmatureError('TRTLLM_HANDOVER_INCOMPLETE', 'the context server returned no disaggregated_params', { hint: HANDOVER_HINT });
+  const { request_type: type, ctx_request_id: id } = params;
+  if (type !== 'context_only' && type !== 'context_and_generation') throw invalid('request_type', type);
+  if (!isAbsent(id) && typeof id !== 'number' && typeof id !== 'bigint') throw invalid('ctx_request_id', id);
+  const state = params['encoded_opaque_state'] ?? params['opaque_state'];
+  if (!isAbsent(state) && typeof state !== 'string') throw invalid('encoded_opaque_state', state);
+  if (isAbsent(state) && isAbsent(id)) throw new ArmatureError('TRTLLM_HANDOVER_INCOMPLETE', 'the context server returned neither an opaque state nor a ctx_request_id', { hint: HANDOVER_HINT });
+  const tokens = params['first_gen_tokens'];
+  if (!isAbsent(tokens) && !(Array.isArray(tokens) && tokens.every((token) => typeof token === 'number' && Number.isInteger(token)))) throw invalid('first_gen_tokens', tokens);
+  return { firstGenTokens: (tokens ?? []) as readonly number[], json: stringifyJson({ ...params, request_type: 'generation_only' }) };
+}
+
+const HANDOVER_HINT = 'is its cache_transceiver_config set? Without it TensorRT-LLM cannot hand KV over';
+
+/** What a prefill leg hands over: one entry per choice, null where the choice ended with its first token. */
+export function encodeHandover(choices: readonly (DisaggregatedParams | undefined)[]): Readonly<Record<string, unknown>> {
+  return { engine: 'trtllm', disaggregatedParams: choices.map((choice) => choice?.json ?? null) };
+}
+
+/** The parameters of one choice, to be sent; undefined: it has ended. Throws `TRTLLM_PARAMS_INVALID`. */
+export function decodeHandover(params: Readonly<Record<string, unknown>>, choice: number): JsonValue | undefined {
+  const { engine, disaggregatedParams } = params;
+  if (engine !== 'trtllm' || !Array.isArray(disaggregatedParams)) {
+    throw new ArmatureError('TRTLLM_PARAMS_INVALID', 'the prefill worker handed over parameters of another engine', { hint: 'prefill and decode workers of a model must both run TensorRT-LLM' });
   }
-  return { ...context, requestType: 'generation_only' };
+  const json: unknown = disaggregatedParams[choice];
+  if (json === null) return undefined;
+  if (typeof json !== 'string') throw invalid(`disaggregatedParams[${choice}]`, json);
+  return parseJson(json);
 }
 
-/** Throws `TRTLLM_PARAMS_INVALID`. Unknown fields are kept. */
-export function decodeParams(value: unknown): DisaggregatedParams {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return invalid('disaggregated_params', value);
-  const data = value as Readonly<Record<string, unknown>>;
-  const requestType = data['request_type'];
-  if (typeof requestType !== 'string' || !TYPES.includes(requestType)) return invalid('request_type', requestType);
-  const spelling = typeof data['encoded_opaque_state'] === 'string' || data['opaque_state'] === undefined || data['opaque_state'] === null ? 'encoded_opaque_state' : 'opaque_state';
-  const state = data[spelling];
-  if (state !== undefined && state !== null && typeof state !== 'string') return invalid(spelling, state);
-  const id = data['ctx_request_id'];
-  if (id !== undefined && id !== null && typeof id !== 'number' && typeof id !== 'string') return invalid('ctx_request_id', id);
-  return {
-    requestType: requestType as RequestType,
-    firstGenTokens: tokenList(data['first_gen_tokens'], 'first_gen_tokens'),
-    ctxRequestId: id ?? undefined,
-    opaqueState: state ?? undefined,
-    opaqueSpelling: spelling,
-    draftTokens: tokenList(data['draft_tokens'], 'draft_tokens'),
-    // The spelling that was not read, if both came, is one of the unknown fields: verbatim.
-    other: Object.fromEntries(Object.entries(data).filter(([key, field]) => !KNOWN.has(key) || (key === 'opaque_state' && spelling !== key && field !== undefined && field !== null))),
-  };
+function isAbsent(value: unknown): value is null | undefined {
+  return value === undefined || value === null;
 }
 
-export function encodeParams(params: DisaggregatedParams): Record<string, unknown> {
-  return {
-    request_type: params.requestType,
-    ...(params.firstGenTokens === undefined ? {} : { first_gen_tokens: params.firstGenTokens }),
-    ...(params.ctxRequestId === undefined ? {} : { ctx_request_id: params.ctxRequestId }),
-    ...(params.opaqueState === undefined ? {} : { [params.opaqueSpelling]: params.opaqueState }),
-    ...(params.draftTokens === undefined ? {} : { draft_tokens: params.draftTokens }),
-    ...params.other,
-  };
-}
-
-function tokenList(value: unknown, field: string): readonly number[] | undefined {
-  if (value === undefined || value === null) return undefined;
-  if (!Array.isArray(value) || !value.every((token) => Number.isInteger(token))) return invalid(field, value);
-  return value as readonly number[];
-}
-
-function invalid(field: string, found: unknown): never {
-  throw new ArmatureError('TRTLLM_PARAMS_INVALID', `${field} is ${JSON.stringify(found) ?? 'missing'}`, {
-    hint: 'this is not the disaggregated_params of TensorRT-LLM 1.x; see packages/backend-trtllm/README.md',
-  });
+function invalid(field: string, found: unknown): ArmatureError {
+  return new ArmatureError('TRTLLM_PARAMS_INVALID', `${field} is ${found === undefined ? 'missing' : stringifyJson(found)}`, { hint: HINT });
 }

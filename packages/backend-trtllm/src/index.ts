@@ -1,4 +1,12 @@
-export { decodeCompletion, encodeCompletion } from './completion.ts';
-export type { CompletionRequestBody, CompletionResult } from './completion.ts';
-export { contextParams, decodeParams, encodeParams, generationParams } from './disaggregated-params.ts';
-export type { DisaggregatedParams, RequestType } from './disaggregated-params.ts';
+export { trtllm } from './plugin.ts';
+export { TrtllmBackend } from './trtllm-backend.ts';
+export type { TrtllmOptions } from './trtllm-backend.ts';
+export type { AdapterConfig, TrtllmConfig } from './config.ts';
+export { engineOptions, engineYaml, serverRole } from './engine-yaml.ts';
+export type { ServeConfig, ServerRole } from './engine-yaml.ts';
+export { KvEventFollower } from './kv-events/follower.ts';
+export type { FollowerCounts, FollowerOptions } from './kv-events/follower.ts';
+export { Http } from './http.ts';
+export type { ModelEnds } from './model-ends.ts';
+export { parseJson, stringifyJson } from './lossless-json.ts';
+export type { JsonValue } from './lossless-json.ts';

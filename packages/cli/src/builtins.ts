@@ -1,6 +1,7 @@
 import type { PluginDescriptor } from '@armature/contracts';
 import { mock } from '@armature/backend-mock';
 import { reference } from '@armature/backend-reference';
+import { trtllm } from '@armature/backend-trtllm';
 import { vllm } from '@armature/backend-vllm';
 import { node, openai } from '@armature/frontend-openai';
 import { uws } from '@armature/http-uws';
@@ -14,7 +15,7 @@ import { processConnector } from './process-connector/plugin.ts';
 
 /** The plug-ins that come with `armature`; they use the same door as foreign ones. `file`: the configuration, for those that start processes from it. */
 export async function builtins(file?: string): Promise<readonly PluginDescriptor[]> {
-  const all: readonly unknown[] = [...servingPlugins, ...routerPlugins, openai, node, uws, huggingface, reference, mock, vllm, memoryTransport, tcpTransport, shmTransport, cmaTransport, fileTransport, cudaTransport, hostTier, diskTier, ...kvPolicyPlugins, ...plannerPlugins, processConnector(file)];
+  const all: readonly unknown[] = [...servingPlugins, ...routerPlugins, openai, node, uws, huggingface, reference, mock, vllm, trtllm, memoryTransport, tcpTransport, shmTransport, cmaTransport, fileTransport, cudaTransport, hostTier, diskTier, ...kvPolicyPlugins, ...plannerPlugins, processConnector(file)];
   return all as readonly PluginDescriptor[];
 }
 
