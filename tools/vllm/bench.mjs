@@ -29,8 +29,8 @@ export class Bench {
   async #startPair() {
     const servers = [];
     for (const name of ['one', 'two']) {
-      const eventsPort = await freePort();
-      servers.push(Object.assign(new VllmServer({ name, install: this.install, folder: this.folder, connector: NIXL_CONNECTOR, eventsPort }), { eventsPort }));
+      const ports = { eventsPort: await freePort(), replayPort: await freePort() };
+      servers.push(Object.assign(new VllmServer({ name, install: this.install, folder: this.folder, connector: NIXL_CONNECTOR, ...ports }), ports));
     }
     const startedMs = performance.now();
     for (const server of servers) this.#open.add(server);

@@ -8,6 +8,8 @@ const living = new Set();
 process.on('exit', () => {
   for (const child of living) child.signal('SIGKILL');
 });
+// Without a handler a signal ends this process without `exit`, and they would stay.
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => process.exit(1));
 
 export async function freePort() {
   const server = createServer();

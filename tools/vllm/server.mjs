@@ -41,12 +41,12 @@ export class VllmServer {
   #child;
   starts = 0;
 
-  /** `connector`: --kv-transfer-config. `eventsPort`: KV events are published there, to a subscriber that binds. */
-  constructor({ name, install, folder, connector, eventsPort, flags = [], env = {} }) {
+  /** `connector`: --kv-transfer-config. `eventsPort`: KV events are published there, to a subscriber that binds. `replayPort`: it tells again there. */
+  constructor({ name, install, folder, connector, eventsPort, replayPort, flags = [], env = {} }) {
     this.name = name;
     this.#install = install;
     this.#folder = folder;
-    this.#options = { connector, eventsPort, flags, env };
+    this.#options = { connector, eventsPort, replayPort, flags, env };
   }
 
   get url() {
@@ -57,14 +57,16 @@ export class VllmServer {
     return this.#child;
   }
 
-  async start() {
-    const { connector, eventsPort, flags, env } = this.#options;
+  /** `tellsEvents: false`: this time without KV events. */
+  async start({ tellsEvents = true } = {}) {
+    const { connector, eventsPort, replayPort, flags, env } = this.#options;
+    const replay = replayPort === undefined ? {} : { replay_endpoint: `tcp://127.0.0.1:${replayPort}` };
     this.port ??= await freePort();
     this.sidePort ??= await freePort();
     this.starts++;
     const args = ['serve', MODEL_FOLDER, '--served-model-name', 'demo', '--host', '127.0.0.1', '--port', String(this.port), '--block-size', String(BLOCK_SIZE), ...VLLM_FLAGS];
     if (connector !== undefined) args.push('--kv-transfer-config', JSON.stringify({ engine_id: `${this.name}-${this.starts}`, ...connector }));
-    if (eventsPort !== undefined) args.push('--kv-events-config', JSON.stringify({ enable_kv_cache_events: true, publisher: 'zmq', endpoint: `tcp://127.0.0.1:${eventsPort}`, topic: 'kv-events' }));
+    if (eventsPort !== undefined && tellsEvents) args.push('--kv-events-config', JSON.stringify({ enable_kv_cache_events: true, publisher: 'zmq', endpoint: `tcp://127.0.0.1:${eventsPort}`, topic: 'kv-events', ...replay }));
     this.#child = new Child({
       name: `vllm ${this.name}`,
       command: this.#install.vllm,

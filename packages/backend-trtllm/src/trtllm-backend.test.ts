@@ -34,8 +34,8 @@ describe('prefill and decode apart', () => {
   it('carries ids beyond 2^53 and fields that nobody knows, to the letter', async () => {
     const server = await simulated({ unknownFields: true });
     const first = await run(await started(server), { leg: 'prefill' });
-    const [json] = first.handovers[0]?.params?.['disaggregatedParams'] as string[];
-    const params = parseJson(json ?? '') as Record<string, unknown>;
+    const json = (first.handovers[0]?.params?.['disaggregatedParams'] as string[] | undefined)?.[0] ?? '';
+    const params = parseJson(json) as Record<string, unknown>;
     expect(params).toMatchObject({ request_type: 'generation_only', ctx_request_id: (1n << 61n) + 7n, a_field_of_tomorrow: { nested: [1, 2n ** 60n] } });
     expect(typeof params['disagg_request_id']).toBe('bigint');
     expect(stringifyJson(params)).toBe(json);

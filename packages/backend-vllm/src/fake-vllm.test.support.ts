@@ -22,6 +22,8 @@ export class FakeVllm {
   /** Keys it accepts; empty = any. */
   apiKey = '';
   model = { id: 'demo', object: 'model', max_model_len: 4096, root: '/models/demo' };
+  /** Instead of `metrics`: made when asked for. */
+  liveMetrics: (() => string) | undefined = undefined;
   metrics = [
     '# TYPE vllm:num_requests_running gauge',
     'vllm:num_requests_running{engine="0",model_name="demo"} 3.0',
@@ -72,7 +74,7 @@ export class FakeVllm {
         else json(this.eventSources);
         return;
       case '/metrics':
-        response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(this.metrics);
+        response.writeHead(200, { 'content-type': 'text/plain; version=0.0.4' }).end(this.liveMetrics?.() ?? this.metrics);
         return;
       case '/v1/completions': {
         const chunks: Buffer[] = [];

@@ -67,6 +67,13 @@ describe('what is said at the start', () => {
     expect(logged.includes('VLLM_VERSION_UNKNOWN')).toBe(isWarned);
   });
 
+  test('a version that is not told is no reason not to serve', async () => {
+    server.version = undefined;
+    expect((await started()).failure()).toBeUndefined();
+    expect(logged).toContain('vLLM does not tell its version');
+    expect(logged).not.toContain('VLLM_VERSION_UNKNOWN');
+  });
+
   test('events off, here or there: how to turn them on', async () => {
     await started();
     expect(logged).toContain('--kv-events-config');

@@ -1,4 +1,4 @@
-/** What `/metrics` says. With data parallelism there is one sample per engine: numbers are summed, `mean` divides by the samples. */
+/** What `/metrics` says. With data parallelism there is one sample per rank (label `engine`): numbers are summed, `mean` divides by the samples. */
 export interface VllmMetrics {
   sum(name: string): number | undefined;
   mean(name: string): number | undefined;
@@ -6,14 +6,18 @@ export interface VllmMetrics {
   readonly blockSize: number | undefined;
   /** Of all engines; 0 = not reported. */
   readonly totalBlocks: number;
+  /** Ranks that it tells of, also of those that are not asked for; 0 = not reported. */
+  readonly engines: number;
 }
 
 const SAMPLE = /^([A-Za-z_:][\w:]*)(\{.*\})?\s+(\S+)/;
+const ENGINE = /[{,]engine="([^"]*)"/;
 const LABEL = /(\w+)="([^"]*)"/g;
 
-/** Prometheus text; lines that are not samples are skipped. */
-export function parseMetrics(text: string): VllmMetrics {
+/** Prometheus text; lines that are not samples are skipped. `engine`: only samples of that rank, and those of none. */
+export function parseMetrics(text: string, engine?: number): VllmMetrics {
   const sums = new Map<string, { value: number; samples: number }>();
+  const engines = new Set<string>();
   let blockSize: number | undefined;
   let totalBlocks = 0;
   for (const line of text.split('\n')) {
@@ -22,6 +26,9 @@ export function parseMetrics(text: string): VllmMetrics {
     const [, name = '', labels = '', value = ''] = match;
     const number = Number(value);
     if (Number.isNaN(number)) continue;
+    const [, of] = ENGINE.exec(labels) ?? [];
+    if (of !== undefined) engines.add(of);
+    if (of !== undefined && engine !== undefined && Number(of) !== engine) continue;
     const sum = sums.get(name);
     if (sum === undefined) sums.set(name, { value: number, samples: 1 });
     else {
@@ -41,6 +48,7 @@ export function parseMetrics(text: string): VllmMetrics {
     },
     blockSize,
     totalBlocks,
+    engines: engines.size,
   };
 }
 

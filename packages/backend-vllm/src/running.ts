@@ -8,6 +8,7 @@ export class Running {
   readonly #log: Logger;
   readonly #idleTimeoutMs: number;
   #hasEnded: boolean;
+  #hasOutput: boolean;
   #heardAtMs: number;
   #timer: Timer | undefined;
 
@@ -18,12 +19,18 @@ export class Running {
     this.#log = log;
     this.#idleTimeoutMs = idleTimeoutMs;
     this.#hasEnded = false;
+    this.#hasOutput = false;
     this.#heardAtMs = 0;
     this.#timer = undefined;
   }
 
   get hasEnded(): boolean {
     return this.#hasEnded;
+  }
+
+  /** A token is out: the request cannot begin anew. */
+  get hasOutput(): boolean {
+    return this.#hasOutput;
   }
 
   /** Begins to watch: the connection is closed after `idleTimeoutMs` without `heard`. */
@@ -45,6 +52,7 @@ export class Running {
   /** A sink that throws loses its request, and harms nobody else. */
   tokens(batch: TokenBatch): void {
     if (this.#hasEnded) return;
+    this.#hasOutput = true;
     try {
       this.sink.tokens(batch);
     } catch (error) {

@@ -26,11 +26,30 @@ export function modelsIn({ status, ok, text }: VllmAnswer, config: { readonly ba
 }
 
 /** Not fatal: what is needed of it is checked where it is used. */
-export function lookAtVersion(answer: VllmAnswer | undefined, log: Logger): void {
+export function lookAtVersion(answer: VllmAnswer | undefined, log: Logger): string | undefined {
   const version = answer?.ok === true ? versionIn(answer.text) : undefined;
   if (version === undefined) log.info('vLLM does not tell its version');
   else if (isKnownVersion(version)) log.info('vLLM found', { version });
   else log.warn('this version of vLLM is not known here', { code: 'VLLM_VERSION_UNKNOWN', version, known: '0.11 to 0.33', hint: 'look for failures after an upgrade of vLLM; its formats are in packages/backend-vllm/fixtures' });
+  return version;
+}
+
+/** Throws `VLLM_BLOCK_SIZE_MISMATCH`. */
+export function checkBlockSize(found: number, blockSize: number): void {
+  if (found === blockSize) return;
+  throw new ArmatureError('VLLM_BLOCK_SIZE_MISMATCH', `vLLM uses blocks of ${found} tokens, the configuration says ${blockSize}`, { hint: `set models[].blockSize: ${found}, or start vLLM with --block-size ${blockSize}` });
+}
+
+/** Whether /kv_event_sources says that this rank publishes nothing. Servers that do not know the route say nothing. */
+export function silentSources(answer: VllmAnswer | undefined, rank: number): boolean {
+  if (answer?.ok !== true) return false;
+  try {
+    const sources = JSON.parse(answer.text) as Readonly<Record<string, unknown>> | null;
+    // A server behind a load balancer of its own has one rank, of any number.
+    return typeof sources === 'object' && sources !== null && !(String(rank) in sources) && (rank > 0 || Object.keys(sources).length === 0);
+  } catch {
+    return false;
+  }
 }
 
 /** vLLM says `{error: {message}}`; a proxy may say anything. */

@@ -70,13 +70,18 @@ afterEach(async () => {
 
 export const noEvents = { endpoint: '', listen: false, replayEndpoint: '', topic: '', replayTimeoutMs: 1000 };
 
-export const noServe = { model: '', command: ['vllm'], host: '127.0.0.1', port: 0, kvEvents: true, tensorParallelSize: 1, pipelineParallelSize: 1, dataParallelSize: 1, kvTransferConfig: '', extraArgs: [], env: {}, restarts: 3, restartDelayMs: 20, stopTimeoutMs: 2000 };
+export const noServe = { model: '', command: ['vllm'], host: '127.0.0.1', port: 0, kvEvents: true, tensorParallelSize: 1, pipelineParallelSize: 1, kvTransferConfig: '', extraArgs: [], env: {}, restarts: 3, restartDelayMs: 20, stopTimeoutMs: 2000 };
+
+/** Whole, with short intervals. */
+export function configWith(config: Partial<VllmConfig>): VllmConfig {
+  return { baseUrl, connector: '', model: '', apiKey: '', totalBlocks: 0, sendPriority: false, startTimeoutMs: 10_000, probeIntervalMs: 20, probeTimeoutMs: 5000, idleTimeoutMs: 30_000, canaryIntervalMs: 0, canaryTimeoutMs: 500, kvEvents: noEvents, serve: noServe, ...config };
+}
 
 export function make(config: Partial<VllmConfig> = {}, time: Clock = clock): VllmBackend {
   const kvEvents = config.kvEvents ?? noEvents;
   const events = kvEvents.endpoint === '' ? undefined : new KvEvents({ config: kvEvents, blockSize: 32, clock: time, log });
   const backend = new VllmBackend({
-    config: { baseUrl, connector: '', model: '', apiKey: '', totalBlocks: 0, sendPriority: false, startTimeoutMs: 300, probeIntervalMs: 20, probeTimeoutMs: 500, idleTimeoutMs: 30_000, canaryIntervalMs: 0, canaryTimeoutMs: 500, kvEvents, serve: noServe, ...config },
+    config: configWith(config),
     blockSize: 32,
     clock: time,
     log,

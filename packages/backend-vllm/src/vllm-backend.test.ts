@@ -18,7 +18,7 @@ describe('start', () => {
     const gone = new FakeVllm();
     const nobody = await gone.listen();
     await gone.close();
-    await expect(make({ baseUrl: nobody }).start()).rejects.toMatchObject({ code: 'VLLM_UNREACHABLE', message: expect.stringContaining('ECONNREFUSED') as string });
+    await expect(make({ baseUrl: nobody, startTimeoutMs: 300 }).start()).rejects.toMatchObject({ code: 'VLLM_UNREACHABLE', message: expect.stringContaining('ECONNREFUSED') as string });
     server.isHealthy = false;
     await expect(make({ startTimeoutMs: 50 }).start()).rejects.toMatchObject({ code: 'VLLM_UNREACHABLE' });
     server.isHealthy = true;
@@ -124,6 +124,21 @@ describe('failure', () => {
       response.destroy();
     };
     expect((await run()).ends).toMatchObject([{ type: 'failed', error: { code: 'VLLM_UNREACHABLE', retryable: true } }]);
+  });
+
+  test.each([
+    ['its KV does not come: the prompt is computed, once', { kvSource: { type: 'opaque', params: { do_remote_prefill: true } } }, [], 1, [true, false], 'finished'],
+    ['nor does that help', { kvSource: { type: 'opaque', params: { do_remote_prefill: true } } }, [], 2, [true, false], 'VLLM_FAILED'],
+    ['a token is out', { kvSource: { type: 'opaque', params: { do_remote_prefill: true } } }, [chunk([choice([10])])], 1, [true], 'VLLM_FAILED'],
+    ['it was to get none', {}, [], 1, [false], 'VLLM_FAILED'],
+  ] as const)('a decode leg that vLLM gives up: %s', async (_what, request, before, failures, withKv, outcome) => {
+    const whole = streaming(chunk([choice([10, 11], { finish_reason: 'stop' })]), usageChunk, done);
+    const failing = streaming(...before, 'data: {"error":{"message":"Internal server error","type":"InternalServerError","code":500}}\n\n', done);
+    server.answer = (received, response) => (server.requests.length <= failures ? failing : whole)(received, response);
+    const { ends, ids } = await run({ leg: 'full', ...request });
+    expect(server.requests.map(({ body }) => 'kv_transfer_params' in body)).toEqual(withKv);
+    expect(ends.map((end) => (end.type === 'failed' ? end.error.code : end.type))).toEqual([outcome]);
+    expect(ids).toEqual(outcome === 'finished' ? [10, 11] : before.length > 0 ? [10] : []);
   });
 
   test('refusals carry the reason; only 5xx and 429 are retryable', async () => {

@@ -13,9 +13,10 @@ export class VllmHttp {
   readonly #clock: Clock;
   readonly #pending: Set<AbortController>;
 
-  constructor(baseUrl: string, apiKey: string, clock: Clock) {
+  /** `headers`: of every request, beside the key. */
+  constructor(baseUrl: string, apiKey: string, clock: Clock, headers: Readonly<Record<string, string>> = {}) {
     this.#baseUrl = baseUrl;
-    this.#headers = apiKey === '' ? {} : { authorization: `Bearer ${apiKey}` };
+    this.#headers = apiKey === '' ? headers : { ...headers, authorization: `Bearer ${apiKey}` };
     this.#clock = clock;
     this.#pending = new Set();
   }

@@ -20,6 +20,12 @@ describe('exit codes', () => {
     expect(control.map(exitOf)).toEqual(control.map(() => ExitCode.Unreachable));
   });
 
+  it("an engine's server that refuses is not a defect of ours, whatever its code", () => {
+    const engine = [...read('errors.md').matchAll(/^\| `((?:VLLM|TRTLLM)_[A-Z_]+)`/gm)].map(([, code]) => code as string);
+    expect(engine).toContain('VLLM_START_FAILED');
+    expect(engine.filter((code) => exitOf(code) === ExitCode.Internal)).toEqual([]);
+  });
+
   it('a port in use is one, on the planes as well; anything else is ours', () => {
     expect([exitOf('PLANE_LISTEN_FAILED'), exitOf('PLANE_DISCONNECTED'), exitOf('KVBM_X'), exitCodeOf(new Error('x'))]).toEqual([6, 7, 1, 1]);
   });

@@ -14,11 +14,12 @@ export const ExitCode = {
 
 const CLASSES: readonly (readonly [RegExp, number])[] = [
   [/^(USAGE_|TRACE_INVALID$|TUNE_)/, ExitCode.Usage],
-  [/^(CONFIG_|SIMULATION_NO_MODEL$|SERVING_(ROLE_UNSUPPORTED|BLOCK_SIZE_MISMATCH)$)/, ExitCode.Config],
+  [/^(CONFIG_|SIMULATION_NO_MODEL$|SERVING_(ROLE_UNSUPPORTED|BLOCK_SIZE_MISMATCH)$|VLLM_(CONFIG_ADDRESS|SERVE_FLAG|BLOCK_SIZE_MISMATCH)$)/, ExitCode.Config],
   [/^PLUGIN_/, ExitCode.Plugin],
-  [/^(MODEL_|PREPROCESSOR_|ENGINE_)/, ExitCode.Model],
-  [/^HTTP_|_LISTEN_FAILED$/, ExitCode.Listen],
-  [/^(CHAT_|CONTROL_|PLANE_|ADMIN_UNREACHABLE$|SERVING_ROLE_(NEEDS_RESTART|FIXED)$|SERVING_WORKER_(DRAINING|FAILED)$)/, ExitCode.Unreachable],
+  [/^HTTP_|_LISTEN_FAILED$|_PORT_TAKEN$/, ExitCode.Listen],
+  [/^(CHAT_|CONTROL_|PLANE_|(ADMIN|VLLM)_UNREACHABLE$|SERVING_ROLE_(NEEDS_RESTART|FIXED)$|SERVING_WORKER_(DRAINING|FAILED)$)/, ExitCode.Unreachable],
+  // Behind those that say more of some of their codes.
+  [/^(MODEL_|PREPROCESSOR_|ENGINE_|VLLM_|TRTLLM_)/, ExitCode.Model],
 ];
 
 export function exitCodeOf(error: unknown): number {

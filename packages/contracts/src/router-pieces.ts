@@ -10,6 +10,8 @@ import type { Candidates, RoutingRequest } from './router-policy.ts';
 /** Says which workers may not take a request. */
 export interface RouterFilter extends Lifecycle {
   readonly name: string;
+  /** False: `filter` would exclude nobody for this request, and is not called. Left out: it always is. */
+  applies?(request: RoutingRequest): boolean;
   /** Sets `excluded[i] = 1` for candidates that must not get the request. Never resets it. */
   filter(request: RoutingRequest, candidates: Candidates, excluded: Uint8Array): void;
 }
@@ -17,6 +19,8 @@ export interface RouterFilter extends Lifecycle {
 /** One addend of the cost of sending a request to a worker. */
 export interface RouterScorer extends Lifecycle {
   readonly name: string;
+  /** False: `score` would add nothing to any cost for this request, and is not called. Left out: it always is. */
+  applies?(request: RoutingRequest): boolean;
   /**
    * Adds to `costs[i]`, in blocks (one block of prefill is 1); lower wins; +Infinity excludes. What earlier scorers added is there to read. The
    * composing policy multiplies what was added by the weight of this scorer. Facts are in the columns of `candidates`.

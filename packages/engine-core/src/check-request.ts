@@ -45,12 +45,21 @@ function adapterProblem(adapter: string | undefined, { adapters = [] }: EngineIn
 }
 
 function tokenProblem(tokenIds: Int32Array, lowest: number, vocabSize: number): ErrorData | undefined {
-  // One test for all: a token out of range makes one of the two differences negative. Long prompts pass here once per leg.
+  // One test for all: a token out of range makes one of the two differences negative. Long prompts pass here once per leg, so four at a time.
   const highest = (vocabSize - 1) | 0;
+  const count = tokenIds.length;
   let differences = 0;
-  for (let i = 0; i < tokenIds.length; i++) differences |= ((tokenIds[i] - lowest) | 0) | ((highest - tokenIds[i]) | 0);
+  let i = 0;
+  for (; i + 3 < count; i += 4) {
+    const a = tokenIds[i];
+    const b = tokenIds[i + 1];
+    const c = tokenIds[i + 2];
+    const d = tokenIds[i + 3];
+    differences |= (a - lowest) | (highest - a) | (b - lowest) | (highest - b) | (c - lowest) | (highest - c) | (d - lowest) | (highest - d);
+  }
+  for (; i < count; i++) differences |= (tokenIds[i] - lowest) | (highest - tokenIds[i]);
   if (differences >= 0) return undefined;
-  for (let i = 0; i < tokenIds.length; i++) {
+  for (i = 0; i < count; i++) {
     const token = tokenIds[i];
     if (token >= lowest && token < vocabSize) continue;
     return { code: 'ENGINE_TOKEN_OUT_OF_RANGE', message: `token ${i} is ${token}; the vocabulary has ${vocabSize}`, hint: 'tokenizer and model do not belong together' };

@@ -4,6 +4,8 @@ import type { Sequence } from './sequence.ts';
 import type { StepResult } from './model-runner.ts';
 
 const NO_BLOCKS = new Int32Array(0);
+/** Rows of a batch that turns out to hold several passes. */
+const FIRST_PASSES = 64;
 
 /** A request with all its choices, and the columns its sink is given once per step. */
 export class RequestGroup {
@@ -127,9 +129,9 @@ export class RequestGroup {
   }
 }
 
-/** Several passes were done at once: no logprobs then. */
+/** Several passes were done at once, as a rule many: no logprobs then. */
 function grow(batch: MutableBatch): void {
-  const rows = batch.tokenIds.length * 4;
+  const rows = Math.max(FIRST_PASSES, batch.tokenIds.length * 4);
   const tokenIds = new Int32Array(rows);
   tokenIds.set(batch.tokenIds);
   const finish = new Uint8Array(rows).fill(FinishCode.None);

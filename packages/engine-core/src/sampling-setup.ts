@@ -11,9 +11,8 @@ export function samplingSetup(sequence: Sequence, eos: ReadonlySet<number>): Sam
     ...sampling,
     slot: sequence.slot,
     choice: sequence.choice + (sequence.request.firstChoice ?? 0),
-    // A view: tokens are only ever appended, and growth leaves this buffer as it is.
-    promptTokenIds: sequence.tokens.subarray(0, promptTokens),
-    outputTokenIds: sequence.length === promptTokens ? NONE : sequence.tokens.slice(promptTokens, sequence.length),
+    promptTokenIds: sequence.given.length === promptTokens ? sequence.given : sequence.given.subarray(0, promptTokens),
+    outputTokenIds: sequence.length === promptTokens ? NONE : sequence.outputTokens(),
     minTokens: stop.minTokens,
     ...(adapter === undefined ? {} : { adapter }),
     bannedBeforeMinTokens: stop.minTokens > 0 ? Int32Array.from(stop.ignoreEos ? stop.stopTokenIds : [...eos, ...stop.stopTokenIds]) : NONE,
@@ -23,7 +22,7 @@ export function samplingSetup(sequence: Sequence, eos: ReadonlySet<number>): Sam
 /** Whether the sequence ends with the token just appended. Below `minTokens` neither stop tokens nor end of sequence end it. */
 export function finishOf(sequence: Sequence, eos: ReadonlySet<number>, maxModelTokens: number): FinishCode {
   const { stop } = sequence.request;
-  const token = sequence.tokens[sequence.length - 1];
+  const token = sequence.tokenAt(sequence.length - 1);
   if (sequence.outputLength >= stop.minTokens) {
     if (stop.stopTokenIds.includes(token)) return FinishCode.Stop;
     if (!stop.ignoreEos && eos.has(token)) return FinishCode.Stop;

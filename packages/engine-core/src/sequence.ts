@@ -5,8 +5,9 @@ import type { RequestGroup } from './request-group.ts';
 export const SequenceState = { Waiting: 0, Running: 1, Finished: 2 } as const;
 export type SequenceState = (typeof SequenceState)[keyof typeof SequenceState];
 
-/** Room for output tokens that a new sequence has from the start. */
-const HEADROOM_TOKENS = 32;
+/** Room for output tokens that a sequence has from its first one on. */
+const FIRST_OUTPUT_TOKENS = 128;
+const NO_TOKENS = new Int32Array(0);
 
 export interface SequenceSetup {
   readonly choice: number;
@@ -20,9 +21,11 @@ export class Sequence {
   readonly group: RequestGroup;
   readonly choice: number;
   readonly hasher: SequenceHasher;
-  /** Prompt and output; `length` of them. */
-  tokens: Int32Array;
+  /** Tokens it came with: the prompt, and output made elsewhere. The request's own column: prompts are long, and nobody changes them. */
+  readonly given: Int32Array;
+  /** All its tokens, those made here too. */
   length: number;
+  #made: Int32Array;
   /** Tokens whose KV is in `blocks`. */
   computed: number;
   blocks: Int32Array;
@@ -45,11 +48,11 @@ export class Sequence {
     this.group = group;
     this.choice = setup.choice;
     this.hasher = new SequenceHasher({ blockSize: setup.blockSize, salt: saltHash({ cacheSalt, lora: adapter ?? '' }) });
-    this.tokens = new Int32Array(tokenIds.length + HEADROOM_TOKENS);
-    this.tokens.set(tokenIds);
+    this.given = tokenIds;
+    this.#made = NO_TOKENS;
     this.length = tokenIds.length;
     this.computed = 0;
-    this.blocks = new Int32Array(Math.ceil(this.tokens.length / setup.blockSize) + 1);
+    this.blocks = new Int32Array(Math.ceil(tokenIds.length / setup.blockSize) + 2);
     this.blockCount = 0;
     this.registered = 0;
     this.state = SequenceState.Waiting;
@@ -90,13 +93,35 @@ export class Sequence {
   }
 
   append(token: number): void {
-    if (this.length === this.tokens.length) {
-      const grown = new Int32Array(this.tokens.length * 2);
-      grown.set(this.tokens);
-      this.tokens = grown;
+    const at = this.length - this.given.length;
+    if (at === this.#made.length) {
+      const grown = new Int32Array(Math.max(FIRST_OUTPUT_TOKENS, at * 2));
+      grown.set(this.#made);
+      this.#made = grown;
     }
-    this.tokens[this.length++] = token;
+    this.#made[at] = token;
+    this.length++;
     this.hasher.append(token);
+  }
+
+  tokenAt(index: number): number {
+    return index < this.given.length ? this.given[index] : this.#made[index - this.given.length];
+  }
+
+  /** Copies tokens `from` to `from + count` to `into[at]` and on. */
+  copyTokens(from: number, count: number, into: Int32Array, at: number): void {
+    const { given } = this;
+    const made = this.#made;
+    let index = from;
+    for (const end = Math.min(from + count, given.length); index < end; index++) into[at++] = given[index];
+    for (const end = from + count; index < end; index++) into[at++] = made[index - given.length];
+  }
+
+  /** Output tokens so far, a copy. */
+  outputTokens(): Int32Array {
+    const output = new Int32Array(this.outputLength);
+    this.copyTokens(this.request.promptTokens, output.length, output, 0);
+    return output;
   }
 
   addBlock(block: number): void {

@@ -51,12 +51,17 @@ const TURN_BYTES = 4 << 20;
 const PIECE_MICROS = 0.1;
 
 class MemoryEndpoint implements TransportEndpoint {
+  static #opened = 0;
   readonly host: TransportHost;
   readonly #id = randomUUID();
   readonly #all: Map<string, MemoryEndpoint>;
   readonly #options: MemoryTransportOptions;
-  /** Peer name → endpoint id. */
+  /** Peer name → endpoint id, and back. */
   readonly #peers = new Map<string, string>();
+  readonly #namesOf = new Map<string, string[]>();
+  /** Who is connected to this endpoint, and is told when it closes: in the order of their opening. */
+  readonly #watchers = new Set<MemoryEndpoint>();
+  readonly #number: number;
   readonly #running = new Map<number, Running>();
   readonly #estimate = new PathEstimate(1, 8000);
   #nextToken = 1;
@@ -66,6 +71,7 @@ class MemoryEndpoint implements TransportEndpoint {
     this.host = host;
     this.#all = all;
     this.#options = options;
+    this.#number = MemoryEndpoint.#opened++;
     all.set(this.#id, this);
   }
 
@@ -78,11 +84,16 @@ class MemoryEndpoint implements TransportEndpoint {
   }
 
   connect(peer: TransferPeer): void {
-    this.#peers.set(peer.name, String(peer.metadata['endpoint']));
+    this.#forget(peer.name);
+    const endpoint = String(peer.metadata['endpoint']);
+    this.#peers.set(peer.name, endpoint);
+    this.#namesOf.set(endpoint, [...(this.#namesOf.get(endpoint) ?? []), peer.name]);
+    const other = this.#all.get(endpoint);
+    if (other !== undefined) other.#watchers.add(this);
   }
 
   disconnect(peer: string): void {
-    this.#peers.delete(peer);
+    this.#forget(peer);
     this.#failWith(peer);
   }
 
@@ -123,14 +134,32 @@ class MemoryEndpoint implements TransportEndpoint {
     if (this.#isClosed) return Promise.resolve();
     this.#isClosed = true;
     for (const token of [...this.#running.keys()]) this.#end(token, TransferStatus.Canceled);
+    for (const endpoint of this.#namesOf.keys()) this.#unwatch(endpoint);
     this.#all.delete(this.#id);
-    for (const other of [...this.#all.values()]) other.#left(this.#id);
+    for (const other of [...this.#watchers].sort((a, b) => a.#number - b.#number)) other.#left(this.#id);
     return Promise.resolve();
   }
 
+  #forget(peer: string): void {
+    const endpoint = this.#peers.get(peer);
+    if (endpoint === undefined) return;
+    this.#peers.delete(peer);
+    const others = this.#namesOf.get(endpoint)?.filter((name) => name !== peer) ?? [];
+    if (others.length > 0) {
+      this.#namesOf.set(endpoint, others);
+      return;
+    }
+    this.#namesOf.delete(endpoint);
+    this.#unwatch(endpoint);
+  }
+
+  #unwatch(endpoint: string): void {
+    const other = this.#all.get(endpoint);
+    if (other !== undefined) other.#watchers.delete(this);
+  }
+
   #left(id: string): void {
-    for (const [name, endpoint] of this.#peers) {
-      if (endpoint !== id) continue;
+    for (const name of this.#namesOf.get(id) ?? []) {
       this.#failWith(name);
       this.host.disconnected(name);
     }

@@ -85,7 +85,7 @@ export class SequenceHasher {
       this.#extend(tokens, at, whole);
       at += whole * this.blockSize;
     }
-    while (at < end) this.append(tokens[at++]);
+    for (; at < end; at++) this.#pending[this.#pendingTokens++] = tokens[at]; // fewer than a block
     return this.#blocks - before;
   }
 

@@ -56,8 +56,9 @@ export class BlockCache {
     const added: JsonValue[] = [];
     let parent: string | undefined;
     let first: string | undefined;
-    for (let from = 0; from < tokens.length && (hasEnded || from + blockSize <= tokens.length); from += blockSize) {
-      const end = Math.min(tokens.length, from + blockSize);
+    const storable = hasEnded ? tokens.length : tokens.length - (tokens.length % blockSize);
+    for (let from = 0; from < storable; from += blockSize) {
+      const end = Math.min(storable, from + blockSize);
       const key = keyOf(tokens, end, salt);
       if (!this.#blocks.has(key)) {
         if (!this.#makeRoom(parent)) break;

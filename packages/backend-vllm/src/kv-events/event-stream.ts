@@ -34,7 +34,7 @@ const REPAIR_MS = 60_000;
 
 /**
  * The messages of one publisher, in order: applies them to the blocks, asks for those that are missing, and drops what is known when it cannot be right any
- * more. What is told is thus never more than what the engine holds, but for messages on their way.
+ * more. Too much is told for as long as it takes to notice: until the next message after a lost one; up to REPAIR_MS when something does not fit again.
  */
 export class EventStream {
   readonly #options: EventStreamOptions;
@@ -79,16 +79,22 @@ export class EventStream {
   /** Drops what is known and reads all that the engine still has: at the start, after its restart, when something does not fit. */
   resync(reason: string): void {
     if (this.#isClosed) return;
-    const { blocks, log } = this.#options;
     this.#counts.resyncs++;
-    log.info('reading the state of the KV cache anew', { reason });
-    blocks.clear();
+    this.#options.log.info('reading the state of the KV cache anew', { reason });
+    this.forget();
+    this.#ask(0);
+  }
+
+  /** What is known may be wrong by now, and there is nobody to ask: learned anew from what comes next. */
+  forget(): void {
+    this.#options.blocks.clear();
     this.#isWhole = false;
+    this.#isReplaying = false;
+    this.#disarm();
     this.#next = -1;
     this.#lastTime = -Infinity;
-    // What came during a replay that ends here may be of the engine's last life; the new replay tells it again if not.
+    // What came during a replay that ends here may be of the engine's last life; a new replay tells it again if not.
     this.#held.length = 0;
-    this.#ask(0);
   }
 
   receive(sequence: number, payload: Uint8Array): void {

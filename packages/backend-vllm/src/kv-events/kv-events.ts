@@ -1,4 +1,4 @@
-import type { Clock, KvEvent, Logger } from '@armature/contracts';
+import type { Clock, KvEvent, Logger, Timer } from '@armature/contracts';
 import { EngineBlocks } from './engine-blocks.ts';
 import type { EngineBlockCounts } from './engine-blocks.ts';
 import { exposeEvents } from './event-metrics.ts';
@@ -30,6 +30,8 @@ export const EVENTS_HINT = `start vLLM with --enable-prefix-caching --kv-events-
 /** Requests with prompts of whole blocks, after which an engine that tells nothing has its events off. */
 const SILENT_REQUESTS = 4;
 const SILENT_MS = 10_000;
+/** A connection that was lost and is not there again by then: meanwhile the engine may have thrown away anything. */
+const LOST_MS = 5000;
 
 /** Follows the cache of one engine: sockets, order, blocks. */
 export class KvEvents {
@@ -39,6 +41,7 @@ export class KvEvents {
   readonly #unexpose: () => void;
   #listener: ((event: KvEvent) => void) | undefined;
   #link: ZmqLink | undefined;
+  #lostTimer: Timer | undefined;
   #isClosed: boolean;
   #requests: number;
   #firstRequestMs: number;
@@ -50,6 +53,7 @@ export class KvEvents {
     this.#options = options;
     this.#listener = undefined;
     this.#link = undefined;
+    this.#lostTimer = undefined;
     this.#isClosed = false;
     this.#requests = 0;
     this.#firstRequestMs = 0;
@@ -99,7 +103,11 @@ export class KvEvents {
     const link = await ZmqLink.open(
       { ...config, log },
       {
-        connected: () => this.#stream.resync('connected to the publisher of the engine'),
+        connected: () => {
+          this.#clearLost();
+          this.#stream.resync('connected to the publisher of the engine');
+        },
+        disconnected: () => this.#lost(),
         message: (sequence, payload) => {
           this.#stream.receive(sequence, payload);
           if (this.#blocks.foreignBlockSize !== 0) this.#warnSize();
@@ -133,9 +141,24 @@ export class KvEvents {
 
   close(): void {
     this.#isClosed = true;
+    this.#clearLost();
     this.#unexpose();
     this.#stream.close();
     this.#link?.close();
+  }
+
+  #lost(): void {
+    const { clock, log, config } = this.#options;
+    this.#lostTimer ??= clock.setTimer(LOST_MS, () => {
+      this.#lostTimer = undefined;
+      log.warn('the connection to the KV events of vLLM is lost: what its cache holds is not known until it is back', { code: 'VLLM_EVENTS_SILENT', endpoint: config.endpoint, lostMs: LOST_MS });
+      this.#stream.forget();
+    });
+  }
+
+  #clearLost(): void {
+    if (this.#lostTimer !== undefined) this.#options.clock.clearTimer(this.#lostTimer);
+    this.#lostTimer = undefined;
   }
 
   #emit(event: KvEvent): void {

@@ -17,6 +17,8 @@ export interface ZmqLinkOptions {
 export interface ZmqLinkEvents {
   /** There is a connection (again): what was sent before may be lost. */
   connected(): void;
+  /** No connection is left. It is made again as soon as somebody is there. */
+  disconnected(): void;
   message(sequence: number, payload: Uint8Array): void;
   replayed(sequence: number, payload: Uint8Array): void;
   replayEnded(): void;
@@ -36,6 +38,8 @@ export class ZmqLink {
   readonly #zmq: ZmqModule;
   readonly #subscriber: Zmq.Subscriber;
   #replay: Zmq.Dealer | undefined;
+  /** With `listen` that of a dead engine may end after that of the next one has begun. */
+  #connections: number;
   #isClosed: boolean;
 
   private constructor(zmq: ZmqModule, options: ZmqLinkOptions, events: ZmqLinkEvents) {
@@ -44,6 +48,7 @@ export class ZmqLink {
     this.#zmq = zmq;
     this.#subscriber = new zmq.Subscriber({ linger: 0, receiveHighWaterMark: HIGH_WATER_MARK, reconnectInterval: RECONNECT_MS, reconnectMaxInterval: RECONNECT_MAX_MS });
     this.#replay = undefined;
+    this.#connections = 0;
     this.#isClosed = false;
   }
 
@@ -88,7 +93,13 @@ export class ZmqLink {
   async #start(): Promise<void> {
     const { endpoint, listen, topic } = this.#options;
     this.#subscriber.events.on('handshake', () => {
+      this.#connections++;
       if (!this.#isClosed) this.#events.connected();
+    });
+    this.#subscriber.events.on('disconnect', () => {
+      // One that ends without a handshake does so too.
+      this.#connections = Math.max(0, this.#connections - 1);
+      if (this.#connections === 0 && !this.#isClosed) this.#events.disconnected();
     });
     this.#subscriber.subscribe(topic);
     if (listen) await this.#subscriber.bind(endpoint);

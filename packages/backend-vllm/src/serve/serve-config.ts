@@ -11,7 +11,6 @@ export interface ServeConfig {
   readonly kvEvents: boolean;
   readonly tensorParallelSize: number;
   readonly pipelineParallelSize: number;
-  readonly dataParallelSize: number;
   /** JSON, as `--kv-transfer-config` takes it; empty: that of our connector if there is one. */
   readonly kvTransferConfig: string;
   readonly extraArgs: readonly string[];
@@ -23,6 +22,8 @@ export interface ServeConfig {
 }
 
 export interface ServeFacts {
+  /** `workers[].dpRanks`: copies of the engine in this server. */
+  readonly ranks: number;
   readonly blockSize: number;
   /** Served model name; empty: vLLM's default. */
   readonly servedName: string;
@@ -33,7 +34,7 @@ export interface ServeFacts {
 }
 
 /** Flags that come from our configuration: saying them again in `extraArgs` would make two truths. */
-const OWN_FLAGS = ['--host', '--port', '--block-size', '--served-model-name', '--kv-events-config', '--kv-transfer-config', '--tensor-parallel-size', '-tp', '--pipeline-parallel-size', '-pp', '--data-parallel-size', '-dp', '--enable-prompt-tokens-details', '--enable-prefix-caching', '--no-enable-prefix-caching'];
+const OWN_FLAGS = ['--api-key', '--host', '--port', '--block-size', '--served-model-name', '--kv-events-config', '--kv-transfer-config', '--tensor-parallel-size', '-tp', '--pipeline-parallel-size', '-pp', '--data-parallel-size', '-dp', '--data-parallel-rank', '-dpn', '--data-parallel-external-lb', '-dpe', '--data-parallel-hybrid-lb', '-dph', '--enable-prompt-tokens-details', '--enable-prefix-caching', '--no-enable-prefix-caching'];
 
 /** As vLLM reads a flag: `_` is `-`, `=VALUE` and `.part` of a JSON flag belong to it. */
 function flagOf(arg: string): string {
@@ -44,13 +45,13 @@ function flagOf(arg: string): string {
 export function serveCommand(config: ServeConfig, facts: ServeFacts): string[] {
   const twice = config.extraArgs.find((arg) => OWN_FLAGS.includes(flagOf(arg)));
   if (twice !== undefined) {
-    throw new ArmatureError('VLLM_SERVE_FLAG', `engine.config.serve.extraArgs says ${twice}, which is made from the configuration`, { hint: 'set the field of engine.config (or models[].blockSize) that it belongs to, and leave the flag out' });
+    throw new ArmatureError('VLLM_SERVE_FLAG', `engine.config.serve.extraArgs says ${twice}, which is made from the configuration`, { hint: 'set the field that it belongs to (of engine.config; models[].blockSize; workers[].dpRanks), and leave the flag out' });
   }
   const { events, transferConfig } = facts;
   const sizes: [flag: string, size: number][] = [
     ['--tensor-parallel-size', config.tensorParallelSize],
     ['--pipeline-parallel-size', config.pipelineParallelSize],
-    ['--data-parallel-size', config.dataParallelSize],
+    ['--data-parallel-size', facts.ranks],
   ];
   return [
     ...config.command,
@@ -75,11 +76,10 @@ export const serveSchema = {
     model: { type: 'string', default: '', description: 'Folder (./… is relative to the configuration) or name of the model that vLLM loads. Empty = nothing is started.' },
     command: { type: 'array', items: { type: 'string' }, minItems: 1, default: ['vllm'], description: 'The vllm program, with whatever goes before it.' },
     host: { type: 'string', default: '127.0.0.1', description: 'Address that it listens on.' },
-    port: { type: 'integer', minimum: 0, maximum: 65_535, default: 0, description: 'Port that it listens on; 0 = one that is free.' },
+    port: { type: 'integer', minimum: 0, maximum: 65_535, default: 0, description: 'Port that it listens on; 0 = one that is free. With workers[].dpRanks above 1 it must be set: the ranks of one server are workers that share it, and KV events take the 2 * dpRanks ports after it. The next server of the pool has the ports after those.' },
     kvEvents: { type: 'boolean', default: true, description: 'Turn its KV events on and follow them, on ports of 127.0.0.1 that are free.' },
     tensorParallelSize: { type: 'integer', minimum: 1, default: 1, description: 'Ranks that each layer is split over.' },
     pipelineParallelSize: { type: 'integer', minimum: 1, default: 1, description: 'Ranks that the layers are split over.' },
-    dataParallelSize: { type: 'integer', minimum: 1, default: 1, description: 'Copies of the engine in one server. More than 1: KV events are followed of the first one only.' },
     kvTransferConfig: { type: 'string', default: '', description: 'JSON for --kv-transfer-config; empty = that of `connector`, if set.' },
     extraArgs: { type: 'array', items: { type: 'string' }, default: [], description: 'Further flags of `vllm serve`, one item a word.' },
     env: { type: 'object', additionalProperties: { type: 'string' }, default: {}, description: 'Environment variables for it, added to those of the worker.' },

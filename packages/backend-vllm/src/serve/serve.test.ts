@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -6,8 +6,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { KvEvents, serveParts, VllmBackend } from '../index.ts';
-import type { ServeConfig, VllmConfig } from '../index.ts';
+import type { RankPlace, ServeConfig, VllmConfig } from '../index.ts';
+import { offsetEndpoint } from '../ranks.ts';
 import { clock, log, logged, noEvents, noServe } from '../testing.test.support.ts';
+import { freePorts } from './ports.ts';
 import { serveCommand } from './serve-config.ts';
 import { reasonIn } from './vllm-process.ts';
 
@@ -35,21 +37,30 @@ function isAlive(pid: number): boolean {
   }
 }
 
-async function make(mode: string, serve: Partial<ServeConfig> = {}, config: Partial<VllmConfig> = {}): Promise<VllmBackend> {
+interface Seen {
+  readonly flags: readonly string[];
+  readonly key: string;
+  readonly sidePort: string;
+}
+/** What each server that was started had been given. */
+const seen = (): Seen[] => readFileSync(`${state}.seen`, 'utf8').trim().split('\n').map((line) => JSON.parse(line) as Seen);
+
+async function make(mode: string, serve: Partial<ServeConfig> = {}, config: Partial<VllmConfig> = {}, place: RankPlace = { rank: 0, ranks: 1, group: 0 }): Promise<VllmBackend> {
   const wanted: VllmConfig = {
     baseUrl: '', connector: '', model: 'demo', apiKey: '', totalBlocks: 0, sendPriority: false, startTimeoutMs: 20_000, probeIntervalMs: 20, probeTimeoutMs: 2000, idleTimeoutMs: 30_000, canaryIntervalMs: 0, canaryTimeoutMs: 500, kvEvents: noEvents,
     serve: { ...noServe, model: './models/demo', command: [process.execPath, program], env: { MODE: mode, STATE: state }, ...serve },
     ...config,
   };
-  const parts = await serveParts(wanted, { blockSize: 32, clock, log, transferConfig: undefined, baseDir: '/etc/armature' });
-  const events = new KvEvents({ config: parts.config.kvEvents, blockSize: 32, clock, log });
-  const backend = new VllmBackend({ config: parts.config, blockSize: 32, clock, log, events, process: parts.process! });
+  const parts = await serveParts(wanted, { blockSize: 32, clock, log, transferConfig: undefined, baseDir: '/etc/armature', place });
+  const { kvEvents } = parts.config;
+  const events = new KvEvents({ config: { ...kvEvents, endpoint: offsetEndpoint(kvEvents.endpoint, place.rank) }, blockSize: 32, clock, log });
+  const backend = new VllmBackend({ config: parts.config, blockSize: 32, clock, log, place, events, ...(parts.process === undefined ? {} : { process: parts.process }) });
   backends.push(backend);
   return backend;
 }
 
 describe('the command line', () => {
-  const facts = { blockSize: 32, servedName: 'demo', port: 8100, events: { endpoint: 'tcp://127.0.0.1:5557', replayEndpoint: 'tcp://127.0.0.1:5558' }, transferConfig: '{"kv_connector":"NixlConnector"}' };
+  const facts = { ranks: 1, blockSize: 32, servedName: 'demo', port: 8100, events: { endpoint: 'tcp://127.0.0.1:5557', replayEndpoint: 'tcp://127.0.0.1:5558' }, transferConfig: '{"kv_connector":"NixlConnector"}' };
 
   test('comes from the configuration', () => {
     const config = { ...noServe, model: '/models/demo', command: ['nice', 'vllm'], tensorParallelSize: 2, extraArgs: ['--enforce-eager'] };
@@ -93,8 +104,10 @@ describe('the server', () => {
   });
 
   test('one that ends later leaves, with its reason, and is started again', async () => {
-    const backend = await make('dies-once');
+    const backend = await make('dies-once', { restartDelayMs: 200 });
     await backend.start();
+    expect(backend.failure()).toBeUndefined();
+    writeFileSync(`${state}.die`, '');
     await expect.poll(() => backend.failure()?.code, { timeout: 15_000, interval: 5 }).toBe('VLLM_EXITED');
     await expect.poll(() => backend.failure(), { timeout: 15_000 }).toBeUndefined();
     expect(new Set(pids()).size).toBe(2);
@@ -108,6 +121,52 @@ describe('the server', () => {
     await expect((await make('', { port })).start()).rejects.toMatchObject({ code: 'VLLM_PORT_TAKEN', message: expect.stringContaining(`127.0.0.1:${port}: EADDRINUSE`) as string });
     expect(() => pids()).toThrow();
     await new Promise((resolve) => taken.close(resolve));
+  });
+
+  test('the key of the configuration is asked for by the server and sent by us; no command line or log tells it', async () => {
+    const backend = await make('', {}, { apiKey: 'sesame' });
+    await backend.start();
+    expect(backend.failure()).toBeUndefined();
+    expect(seen()).toMatchObject([{ key: 'sesame' }]);
+    expect(JSON.stringify(seen()[0]!.flags) + logged).not.toContain('sesame');
+    // One that is in its environment anyway is ours too.
+    await (await make('', { env: { STATE: state, VLLM_API_KEY: 'other' } })).start();
+    expect(seen()[1]).toMatchObject({ key: 'other' });
+  });
+
+  test('each server has a side channel of its own; one that is taken is told before anything is started', async () => {
+    const replicas = await Promise.all([0, 1].map((group) => make('', {}, {}, { rank: 0, ranks: 1, group })));
+    await Promise.all(replicas.map((backend) => backend.start()));
+    const ports = seen().map(({ sidePort }) => Number(sidePort));
+    expect(new Set(ports).size).toBe(2);
+    expect(ports.every((port) => port > 0)).toBe(true);
+    rmSync(`${state}.seen`);
+    const taken = createServer();
+    await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));
+    const { port } = taken.address() as AddressInfo;
+    await expect((await make('', { env: { VLLM_NIXL_SIDE_CHANNEL_PORT: String(port) } })).start()).rejects.toMatchObject({ code: 'VLLM_PORT_TAKEN', hint: expect.stringContaining('VLLM_NIXL_SIDE_CHANNEL_PORT') as string });
+    await expect((await make('', {}, { kvEvents: { ...noEvents, replayEndpoint: `tcp://127.0.0.1:${port}` } })).start()).rejects.toMatchObject({ code: 'VLLM_PORT_TAKEN', hint: expect.stringContaining('replayEndpoint') as string });
+    expect(() => seen()).toThrow();
+    await new Promise((resolve) => taken.close(resolve));
+  });
+
+  test('data-parallel ranks share one server: rank 0 starts it, the others attach, each with its own blocks', async () => {
+    const port = await freePorts('127.0.0.1', 10);
+    const places = [0, 1].flatMap((group) => [1, 0].map((rank) => ({ rank, ranks: 2, group })));
+    const workers = await Promise.all(places.map((place) => make('', { port }, {}, place)));
+    await Promise.all(workers.map((backend) => backend.start()));
+    expect(workers.map(({ info }) => info.totalBlocks)).toEqual([65, 64, 65, 64]);
+    const servers = seen().map(({ flags }) => ({ port: flags[flags.indexOf('--port') + 1], ranks: flags[flags.indexOf('--data-parallel-size') + 1], events: flags[flags.indexOf('--kv-events-config') + 1] }));
+    const server = (at: number): object => ({
+      port: String(at),
+      ranks: '2',
+      events: JSON.stringify({ enable_kv_cache_events: true, publisher: 'zmq', endpoint: `tcp://127.0.0.1:${at + 1}`, replay_endpoint: `tcp://127.0.0.1:${at + 3}`, topic: '' }),
+    });
+    expect(servers.sort((a, b) => Number(a.port) - Number(b.port))).toEqual([server(port), server(port + 5)]);
+  });
+
+  test('ranks without a port that all of them know are refused', async () => {
+    await expect(make('', { port: 0 }, {}, { rank: 1, ranks: 2, group: 0 })).rejects.toMatchObject({ code: 'VLLM_CONFIG_ADDRESS', hint: expect.stringContaining('serve.port, with 5 free ports') as string });
   });
 
   test.each(['stubborn', 'child'])('the whole process group is gone after close, by force if need be: %s', async (mode) => {

@@ -1,14 +1,21 @@
 import { spawn } from 'node:child_process';
 import type { ChildProcess } from 'node:child_process';
-import { createServer } from 'node:net';
 import { ArmatureError } from '@armature/contracts';
 import type { Clock, ErrorData, Logger, Timer } from '@armature/contracts';
+import { whyTaken } from './ports.ts';
+
+export interface ListenPort {
+  readonly host: string;
+  readonly port: number;
+  /** What to do when it is taken. */
+  readonly hint: string;
+}
 
 export interface VllmProcessOptions {
   readonly command: readonly string[];
   readonly env: Readonly<Record<string, string>>;
-  readonly host: string;
-  readonly port: number;
+  /** Where it is going to listen; looked at before it is started. */
+  readonly ports: readonly ListenPort[];
   readonly restarts: number;
   readonly restartDelayMs: number;
   readonly stopTimeoutMs: number;
@@ -67,10 +74,9 @@ export class VllmProcess {
 
   /** Throws `VLLM_PORT_TAKEN`. */
   async start(): Promise<void> {
-    const { host, port } = this.#options;
-    const reason = await whyTaken(host, port);
-    if (reason !== undefined) {
-      throw new ArmatureError('VLLM_PORT_TAKEN', `vLLM cannot listen on ${host}:${port}: ${reason}`, { hint: 'end what listens there (a vLLM left over from before?), or set engine.config.serve.port: 0 for a free one' });
+    for (const { host, port, hint } of this.#options.ports) {
+      const reason = await whyTaken(host, port);
+      if (reason !== undefined) throw new ArmatureError('VLLM_PORT_TAKEN', `vLLM cannot listen on ${host}:${port}: ${reason}`, { hint: `end what listens there (a vLLM left over from before?), or ${hint}` });
     }
     if (!this.#isStopping) this.#spawn();
   }
@@ -196,25 +202,4 @@ function signalGroup(child: ChildProcess, signal: NodeJS.Signals): void {
   } catch {
     // the group is empty
   }
-}
-
-/** The system's reason why nobody can listen there now; undefined: it is free. */
-function whyTaken(host: string, port: number): Promise<string | undefined> {
-  return new Promise((resolve) => {
-    const probe = createServer();
-    probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? error.message));
-    probe.listen(port, host, () => probe.close(() => resolve(undefined)));
-  });
-}
-
-/** A port that nobody listens on now. */
-export function freePort(host: string): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.once('error', reject);
-    probe.listen(0, host, () => {
-      const address = probe.address();
-      probe.close(() => (typeof address === 'object' && address !== null ? resolve(address.port) : reject(new Error('no port'))));
-    });
-  });
 }

@@ -33,6 +33,7 @@ const brokenScorers: Record<string, [RouterScorer, RegExp]> = {
   'writes past the count': [scorer((_r, _c, costs) => { costs.fill(2); }), /keeps \+Infinity/],
   'changes a column': [scorer((r, c, costs) => { good(r, c, costs); c.activeRequests[0] = 7; }), /changes neither/],
   'explains from hidden state': [scorer(good, { explain: ((n) => () => ({ n: n++ }))(0) }), /explain/],
+  'does not apply, and yet adds': [scorer(good, { applies: () => false }), /applies/],
   'closes once': [scorer(good, { close: ((n) => () => { if (n++ > 0) throw new Error('again'); })(0) }), /lifecycle/],
 };
 for (const [name, [piece, rule]] of Object.entries(brokenScorers)) {
@@ -47,6 +48,11 @@ const brokenFilters: Record<string, RouterFilter['filter']> = {
   'rotates': ((n) => (_r: RoutingRequest, c: Candidates, excluded: Uint8Array) => { if (c.count > 0) excluded[n++ % c.count] = 1; })(0),
   'writes past the count': (_r, _c, excluded) => void excluded.fill(1),
 };
+test('a filter that does not apply, and yet excludes, fails', async () => {
+  const filter: RouterFilter = { name: 'first', applies: () => false, filter: (_r, c, excluded) => { if (c.count > 0) excluded[0] = 1; } };
+  expect(await failures(routerFilterRules(() => filter))).toEqual(['applies: false only where filter excludes nobody']);
+});
+
 for (const [name, filter] of Object.entries(brokenFilters)) {
   test(`broken filter "${name}" fails`, async () => {
     expect((await failures(routerFilterRules(() => ({ name, filter })))).length).toBeGreaterThan(0);

@@ -122,6 +122,19 @@ export function routerScorerRules(create: RouterPieceContractOptions<RouterScore
       },
     },
     {
+      name: 'applies: false only where score adds nothing',
+      async run() {
+        const scorer = await create();
+        for (const { request, candidates, where } of situations(57)) {
+          if (scorer.applies?.(request) !== false) continue;
+          const costs = Float64Array.from({ length: candidates.slots.length }, (_, i) => (i % 3 === 2 ? Number.POSITIVE_INFINITY : i - 2));
+          const before = costs.slice();
+          scorer.score(request, candidates, costs);
+          assert.deepEqual(costs, before, where);
+        }
+      },
+    },
+    {
       name: 'explain: terms are finite numbers and come from the columns alone',
       async run() {
         const scorer = await create();
@@ -154,6 +167,18 @@ export function routerFilterRules(create: RouterPieceContractOptions<RouterFilte
             if (i >= candidates.count || before[i] === 1) assert.equal(excluded[i], before[i], `row ${i} (${where})`);
             else assert.ok(excluded[i] <= 1, `row ${i} is ${excluded[i]} (${where})`);
           }
+        }
+      },
+    },
+    {
+      name: 'applies: false only where filter excludes nobody',
+      async run() {
+        const filter = await create();
+        for (const { request, candidates, where } of situations(63)) {
+          if (filter.applies?.(request) !== false) continue;
+          const excluded = new Uint8Array(candidates.slots.length);
+          filter.filter(request, candidates, excluded);
+          assert.ok(!excluded.includes(1), where);
         }
       },
     },

@@ -85,21 +85,39 @@ export class KvFacts {
     this.#index.findOverlap(request.sequenceHashes, request.blocks, this.#overlap);
     if (this.#predicted.size > 0) this.#predicted.findOverlap(request.sequenceHashes, request.blocks, this.#overlap, this.#clock.nowMs());
     this.#active.findShared(request.sequenceHashes, tracksBlocks && sharesBlocks(request) ? request.blocks : 0, this.#shared);
-    const { total, host, disk, object } = this.#overlap;
-    const shared = this.#shared.total;
-    const requestBlocks = this.#active.requestBlocks(request);
-    const predicts = request.hop === 'aggregated' && this.#config.predictSeconds > 0;
     this.#shares.fill(candidates, candidates.excessShare, this.#clock.nowMs());
-    for (let i = 0; i < candidates.count; i++) {
-      const slot = candidates.slots[i];
-      const running = shared[slot] | 0; // a slot that never joined lies outside the columns and holds nothing
+    this.#fillOverlap(candidates, request.hop === 'aggregated' && this.#config.predictSeconds > 0);
+    if (tracksBlocks) this.#fillDecode(candidates, this.#active.requestBlocks(request));
+    else candidates.decodeBlocks.fill(0, 0, candidates.count);
+  }
+
+  #fillOverlap({ slots, count, overlapBlocks, hostBlocks, diskBlocks, objectBlocks }: Candidates, predicts: boolean): void {
+    const { total, host, disk, object, hasLower } = this.#overlap;
+    for (let i = 0; i < count; i++) overlapBlocks[i] = total[slots[i]] | 0; // a slot that never joined lies outside the columns and holds nothing
+    if (predicts && this.#shared.count > 0) {
       // What a request on its way there will have computed by the time this one runs counts as held: siblings stay together.
-      candidates.overlapBlocks[i] = predicts && running > (total[slot] | 0) ? running : total[slot] | 0;
-      candidates.hostBlocks[i] = host[slot] | 0;
-      candidates.diskBlocks[i] = disk[slot] | 0;
-      candidates.objectBlocks[i] = object[slot] | 0;
-      candidates.decodeBlocks[i] = tracksBlocks ? this.#active.blocks(slot) + requestBlocks - running : 0;
+      const shared = this.#shared.total;
+      for (let i = 0; i < count; i++) overlapBlocks[i] = Math.max(overlapBlocks[i], shared[slots[i]] | 0);
     }
+    if (!hasLower) {
+      hostBlocks.fill(0, 0, count);
+      diskBlocks.fill(0, 0, count);
+      objectBlocks.fill(0, 0, count);
+      return;
+    }
+    for (let i = 0; i < count; i++) {
+      const slot = slots[i];
+      hostBlocks[i] = host[slot] | 0;
+      diskBlocks[i] = disk[slot] | 0;
+      objectBlocks[i] = object[slot] | 0;
+    }
+  }
+
+  #fillDecode({ slots, count, decodeBlocks }: Candidates, requestBlocks: number): void {
+    this.#active.addBlocks(slots, count, requestBlocks, decodeBlocks);
+    if (this.#shared.count === 0) return;
+    const shared = this.#shared.total;
+    for (let i = 0; i < count; i++) decodeBlocks[i] -= shared[slots[i]] | 0;
   }
 
   #joined(slot: number, worker: WorkerRecord): void {

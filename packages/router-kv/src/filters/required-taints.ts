@@ -5,6 +5,10 @@ import type { Candidates, RouterFilter, RoutingRequest } from '@armature/contrac
 export class RequiredTaintsFilter implements RouterFilter {
   readonly name = 'required-taints';
 
+  applies(request: RoutingRequest): boolean {
+    return request.requiredTaints.length > 0;
+  }
+
   filter(request: RoutingRequest, candidates: Candidates, excluded: Uint8Array): void {
     for (let t = 0; t < request.requiredTaints.length; t++) {
       const taint = request.requiredTaints[t];

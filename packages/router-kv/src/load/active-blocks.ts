@@ -125,6 +125,11 @@ export class ActiveBlocks {
     return this.#has(slot) ? this.#blocks[slot] : 0;
   }
 
+  /** `into[i]` = blocks of `slots[i]` and `more`. */
+  addBlocks(slots: Int32Array, count: number, more: number, into: Float64Array): void {
+    for (let i = 0; i < count; i++) into[i] = this.blocks(slots[i]) + more;
+  }
+
   /** Prompt tokens of a worker's requests that have not answered yet. */
   prefillTokens(slot: number): number {
     return this.#has(slot) ? this.#prefillTokens[slot] : 0;

@@ -59,8 +59,10 @@ export class RecentShares {
     if (this.#roles[slot] === undefined) return;
     const kept = (1 - 1 / (WINDOW * this.#workers)) * this.#fading(nowMs);
     this.#decayedAtMs = nowMs;
-    for (let other = 0; other < this.#roles.length; other++) if (this.#counts[other] > 0) this.#counts[other] *= kept;
-    this.#counts[slot]++;
+    const counts = this.#counts;
+    const slots = this.#roles.length;
+    for (let other = 0; other < slots; other++) if (counts[other] > 0) counts[other] *= kept;
+    counts[slot]++;
   }
 
   /** For each candidate how far its share lies above (below: negative) the mean of the candidates: 0.1 = 10 % more than its share. */
@@ -68,10 +70,10 @@ export class RecentShares {
     const { count, slots } = candidates;
     const fading = this.#fading(nowMs);
     let sum = 0;
-    for (let i = 0; i < count; i++) sum += this.#count(slots[i]);
+    for (let i = 0; i < count; i++) sum += excessShare[i] = this.#count(slots[i]);
     const mean = count === 0 ? 0 : (fading * sum) / count;
     const scale = mean / (mean + CONFIDENT_AT) / (mean + DAMPING);
-    for (let i = 0; i < count; i++) excessShare[i] = scale * (fading * this.#count(slots[i]) - mean);
+    for (let i = 0; i < count; i++) excessShare[i] = scale * (fading * excessShare[i] - mean);
   }
 
   #fading(nowMs: number): number {

@@ -30,6 +30,8 @@ export class PipelinePolicy implements RouterPolicy {
   readonly #failed: (piece: string, reason: string) => void;
   #excluded: Uint8Array;
   #before: Float64Array;
+  /** By scorer: leading rows of `parts` in which it is known to stand as 0. */
+  readonly #zeroRows: Int32Array;
   #problem: string | undefined;
 
   constructor(options: PipelineOptions) {
@@ -42,6 +44,7 @@ export class PipelinePolicy implements RouterPolicy {
     this.#excluded = new Uint8Array(64);
     this.#before = new Float64Array(64);
     this.#problem = undefined;
+    this.#zeroRows = new Int32Array(options.scorers.length).fill(64);
     this.parts = { names: options.scorers.map(({ scorer }) => scorer.name), costs: new Float64Array(64 * options.scorers.length) };
     this.kv = options.facts.kv;
     this.load = options.facts.load;
@@ -83,6 +86,7 @@ export class PipelinePolicy implements RouterPolicy {
   }
 
   #filter(filter: RouterFilter, request: RoutingRequest, candidates: Candidates, costs: Float64Array): void {
+    if (!this.#applies(filter, request)) return;
     const { count } = candidates;
     this.#excluded.fill(0, 0, count);
     try {
@@ -97,6 +101,11 @@ export class PipelinePolicy implements RouterPolicy {
   #score(s: number, request: RoutingRequest, candidates: Candidates, costs: Float64Array): void {
     const { scorer, weight } = this.#scorers[s];
     const { count } = candidates;
+    if (!this.#applies(scorer, request)) {
+      this.#zero(s, count);
+      return;
+    }
+    this.#zeroRows[s] = 0;
     const before = this.#before;
     const parts = this.parts.costs;
     const width = this.#scorers.length;
@@ -124,6 +133,23 @@ export class PipelinePolicy implements RouterPolicy {
     if (fault !== undefined) this.#fail(scorer.name, fault);
   }
 
+  #applies(piece: RouterFilter | RouterScorer, request: RoutingRequest): boolean {
+    try {
+      return piece.applies?.(request) ?? true;
+    } catch (error) {
+      this.#fail(piece.name, `threw: ${String(error)}`);
+      return false;
+    }
+  }
+
+  /** What a scorer that was not asked added. */
+  #zero(s: number, count: number): void {
+    const parts = this.parts.costs;
+    const width = this.#scorers.length;
+    for (let i = this.#zeroRows[s]; i < count; i++) parts[i * width + s] = 0;
+    if (count > this.#zeroRows[s]) this.#zeroRows[s] = count;
+  }
+
   #fail(piece: string, reason: string): void {
     this.#problem = `${piece} ${reason}`;
     this.#failed(piece, reason);
@@ -133,5 +159,6 @@ export class PipelinePolicy implements RouterPolicy {
     this.#excluded = new Uint8Array(count * 2);
     this.#before = new Float64Array(count * 2);
     this.parts.costs = new Float64Array(count * 2 * this.#scorers.length);
+    this.#zeroRows.fill(count * 2);
   }
 }

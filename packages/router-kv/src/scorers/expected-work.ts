@@ -53,53 +53,68 @@ export class ExpectedWorkScorer implements RouterScorer {
   }
 
   score(request: RoutingRequest, candidates: Candidates, costs: Float64Array): void {
-    for (let i = 0; i < candidates.count; i++) costs[i] += this.#cost(request, candidates, i);
+    this.#walk(request, candidates, { first: 0, end: candidates.count, costs, terms: undefined });
   }
 
   explain(request: RoutingRequest, candidates: Candidates, index: number): Record<string, number> {
-    this.#cost(request, candidates, index);
+    const values = this.#terms;
+    this.#walk(request, candidates, { first: index, end: index + 1, costs: undefined, terms: values });
     const terms: Record<string, number> = {};
-    for (let t = 0; t < TERMS; t++) terms[TERM_NAMES[t]] = this.#terms[t];
+    for (let t = 0; t < TERMS; t++) terms[TERM_NAMES[t]] = values[t];
     return terms;
   }
 
-  #cost(request: RoutingRequest, candidates: Candidates, i: number): number {
-    const weights = this.#weights;
-    const terms = this.#terms;
-    const { blockSize, promptTokens } = request;
+  /** Adds the costs of some rows, or writes the terms of the last of them. What is the same for all rows is computed once. */
+  #walk(request: RoutingRequest, candidates: Candidates, { first, end, costs, terms }: Walk): void {
+    const { missWeight, hostCredit, diskCredit, shareTolerance, utilisationWeight, overlapCredit, objectCredit } = this.#weights;
+    const { blockSize, creditsOverlap } = request;
+    const { overlapBlocks, hostBlocks, diskBlocks, objectBlocks, excessShare, activePrefillTokens, decodeBlocks, totalBlocks } = candidates;
     const tracksPrefill = request.trackPrefillTokens ?? request.hop !== 'decode';
-    const prompt = promptTokens / blockSize;
-    const host = candidates.hostBlocks[i];
-    const disk = candidates.diskBlocks[i];
-    const object = candidates.objectBlocks[i];
-    const device = candidates.overlapBlocks[i] - host - disk - object;
-    const credit = override(request.overlapCredit, weights.overlapCredit);
-    const lower = weights.hostCredit * host + weights.diskCredit * disk + override(request.sharedCacheMultiplier, weights.objectCredit) * object;
-    const held = request.creditsOverlap ? credit * device + lower : 0;
-    const excess = candidates.excessShare[i];
-    const kept = creditShare(excess, weights.shareTolerance);
-    const queued = tracksPrefill ? candidates.activePrefillTokens[i] / blockSize : 0;
     // Without prefill the prompt is moved, not computed: a block that is there already still saves its move.
-    const deficit = weights.shareTolerance > 0 && excess < 0 ? -excess : 0;
-    const starved = prompt * deficit * deficit;
-    const missed = tracksPrefill || request.creditsOverlap ? weights.missWeight * Math.max(0, prompt - Math.max(kept * held, starved)) : 0;
-    const decode = candidates.decodeBlocks[i];
-    const total = candidates.totalBlocks[i];
-    const utilisation = total > 0 ? decode / total : 0;
-    const beyond = total > 0 ? Math.max(0, decode - total) : 0;
-    const placed = override(request.prefillLoadScale, 1) * (queued + missed) + weights.utilisationWeight * prompt * utilisation;
-    const cost = placed + beyond + TIE_BLOCKS * excess;
-    terms[0] = queued;
-    terms[1] = held;
-    terms[2] = kept;
-    terms[3] = starved;
-    terms[4] = missed;
-    terms[5] = utilisation;
-    terms[6] = decode;
-    terms[7] = excess;
-    terms[8] = cost;
-    return cost;
+    const countsMisses = tracksPrefill || creditsOverlap;
+    const prompt = request.promptTokens / blockSize;
+    const deviceCredit = override(request.overlapCredit, overlapCredit);
+    const sharedCredit = override(request.sharedCacheMultiplier, objectCredit);
+    const prefillScale = override(request.prefillLoadScale, 1);
+    for (let i = first; i < end; i++) {
+      const host = hostBlocks[i];
+      const disk = diskBlocks[i];
+      const object = objectBlocks[i];
+      const device = overlapBlocks[i] - host - disk - object;
+      const lower = hostCredit * host + diskCredit * disk + sharedCredit * object;
+      const held = creditsOverlap ? deviceCredit * device + lower : 0;
+      const excess = excessShare[i];
+      const kept = creditShare(excess, shareTolerance);
+      const queued = tracksPrefill ? activePrefillTokens[i] / blockSize : 0;
+      const deficit = shareTolerance > 0 && excess < 0 ? -excess : 0;
+      const starved = prompt * deficit * deficit;
+      const missed = countsMisses ? missWeight * Math.max(0, prompt - Math.max(kept * held, starved)) : 0;
+      const decode = decodeBlocks[i];
+      const total = totalBlocks[i];
+      const utilisation = total > 0 ? decode / total : 0;
+      const beyond = total > 0 ? Math.max(0, decode - total) : 0;
+      const placed = prefillScale * (queued + missed) + utilisationWeight * prompt * utilisation;
+      const cost = placed + beyond + TIE_BLOCKS * excess;
+      if (costs !== undefined) costs[i] += cost;
+      if (terms === undefined) continue;
+      terms[0] = queued;
+      terms[1] = held;
+      terms[2] = kept;
+      terms[3] = starved;
+      terms[4] = missed;
+      terms[5] = utilisation;
+      terms[6] = decode;
+      terms[7] = excess;
+      terms[8] = cost;
+    }
   }
+}
+
+interface Walk {
+  readonly first: number;
+  readonly end: number;
+  readonly costs: Float64Array | undefined;
+  readonly terms: Float64Array | undefined;
 }
 
 function creditShare(excess: number, tolerance: number): number {

@@ -5,6 +5,10 @@ import type { Candidates, RouterScorer, RoutingRequest } from '@armature/contrac
 export class SessionScorer implements RouterScorer {
   readonly name = 'session';
 
+  applies(request: RoutingRequest): boolean {
+    return request.sessionSlot >= 0;
+  }
+
   score(request: RoutingRequest, candidates: Candidates, costs: Float64Array): void {
     if (request.sessionSlot < 0) return;
     for (let i = 0; i < candidates.count; i++) costs[i] -= sessionBonus(request, candidates, i);

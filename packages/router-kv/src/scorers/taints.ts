@@ -8,6 +8,10 @@ import type { Candidates, RouterScorer, RoutingRequest } from '@armature/contrac
 export class PreferredTaintsScorer implements RouterScorer {
   readonly name = 'preferred-taints';
 
+  applies(request: RoutingRequest): boolean {
+    return request.preferredTaints.length > 0;
+  }
+
   score(request: RoutingRequest, candidates: Candidates, costs: Float64Array): void {
     if (request.preferredTaints.length === 0) return;
     let floor = 0;

@@ -285,7 +285,7 @@ export class ServingDeployment implements Deployment, ModelDirectory {
     const nextIncarnation = (): string => lives.u32().toString(16).padStart(8, '0');
     const incarnation = nextIncarnation();
     const name = `${config.name}/${index}`;
-    const scope = await model.scope.openScope(config, { kind: 'worker', name, facts: { pool: config.name, index, role: config.role } });
+    const scope = await model.scope.openScope(config, { kind: 'worker', name, facts: { pool: config.name, index, role: config.role, dpRanks: config.dpRanks } });
     const engine = scope.instance(config.engine);
     const kvbm = tiersOf(config, scope);
     const log = context.log.child({ model: model.config.name });

@@ -114,6 +114,7 @@ export class ModelRuntime implements ModelHandle {
       metrics,
       health: options.health,
       sessions: this.sessions,
+      keepsCandidates: options.records.capacity > 0,
       ...(options.queue === undefined ? {} : { isBusy: (worker: WorkerRecord, prefillTokens: number, blocks: number) => this.admission?.isBusy(worker, prefillTokens, blocks) ?? false }),
       remoteLoadFell: () => this.admission?.capacityChanged(),
       // Within one process there is one router per model.
@@ -229,9 +230,7 @@ export class ModelRuntime implements ModelHandle {
   }
 
   get maxModelTokens(): number {
-    let limit = this.preprocessor.card.maxModelTokens;
-    for (const worker of this.router.table.records()) limit = Math.min(limit, worker.maxModelTokens);
-    return limit;
+    return Math.min(this.preprocessor.card.maxModelTokens, this.router.table.leastModelTokens);
   }
 
   isReady(): boolean {

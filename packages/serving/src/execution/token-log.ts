@@ -1,4 +1,5 @@
-const FIRST_CAPACITY = 32;
+/** Of a typical answer: growing costs more than the rest. */
+const FIRST_CAPACITY = 128;
 
 /** Output tokens of one choice. */
 export class TokenLog {

@@ -10,6 +10,12 @@ const GONE_WORKERS = 4_096;
 const NO_BYTES = new Uint8Array(0);
 const NO_HOLDERS: readonly { readonly slot: number; readonly blocks: number }[] = [];
 
+export interface DecisionRingOptions {
+  /** False: nobody will ask for the candidates of a decision, and none are kept. */
+  readonly keepsCandidates?: boolean;
+  readonly capacityDoubles?: number;
+}
+
 /**
  * The facts behind the last decisions of one model, as rows of doubles in one ring of 8 MiB: recording copies numbers and makes one object per
  * decision, whatever the number of candidates. What is overwritten is gone: its decision then has no candidates.
@@ -19,6 +25,9 @@ export class DecisionRing {
   readonly #parts: readonly string[];
   readonly #width: number;
   readonly #capacity: number;
+  readonly #keepsCandidates: boolean;
+  /** Some worker lends KV: decisions are asked who holds what, whether or not they are kept. */
+  #hasLenders: boolean;
   #rows: Float64Array | undefined;
   /** Doubles ever written; a row set at `offset` is alive while `offset + capacity >= head`. */
   #head: number;
@@ -26,11 +35,13 @@ export class DecisionRing {
   readonly #workers: Map<number, WorkerRecord>;
   readonly #gone: number[];
 
-  constructor(policy: RouterPolicy, capacityDoubles = CAPACITY_DOUBLES) {
+  constructor(policy: RouterPolicy, { keepsCandidates = true, capacityDoubles = CAPACITY_DOUBLES }: DecisionRingOptions = {}) {
     this.#policy = policy;
     this.#parts = policy.parts?.names ?? [];
     this.#width = FACTS + this.#parts.length;
     this.#capacity = capacityDoubles;
+    this.#keepsCandidates = keepsCandidates;
+    this.#hasLenders = false;
     this.#rows = undefined;
     this.#head = 0;
     this.#workers = new Map();
@@ -39,6 +50,7 @@ export class DecisionRing {
 
   /** The worker behind `number`; its metadata for transfers is not kept. */
   joined(number: number, worker: WorkerRecord): void {
+    if (worker.kvTiers !== undefined) this.#hasLenders = true;
     this.#workers.set(number, { ...worker, agentMetadata: NO_BYTES });
   }
 
@@ -51,7 +63,8 @@ export class DecisionRing {
     const { count } = candidates;
     const width = this.#width;
     const size = count * width;
-    if (size > this.#capacity) return new Decision(this, request, chosen, -1, 0);
+    const hindsight = { cost: costs[chosen.index]!, overlapBlocks: candidates.overlapBlocks[chosen.index]!, bestOther: bestOther(costs, count, chosen.index) };
+    if ((!this.#keepsCandidates && !this.#hasLenders) || size > this.#capacity) return new Decision(this, request, chosen, { offset: -1, count: 0, hindsight });
     this.#rows ??= new Float64Array(this.#capacity);
     // Row sets do not wrap: the rest of the ring is skipped when it is too short.
     const tail = this.#capacity - (this.#head % this.#capacity);
@@ -79,7 +92,7 @@ export class DecisionRing {
       rows[at + 14] = candidates.excessShare[i]!;
       if (parts !== undefined) for (let p = 0; p < this.#parts.length; p++) rows[at + FACTS + p] = parts.costs[i * this.#parts.length + p]!;
     }
-    return new Decision(this, request, chosen, offset, count);
+    return new Decision(this, request, chosen, { offset, count, hindsight });
   }
 
   /** The candidates of a decision with the terms of their cost; empty when overwritten. */
@@ -114,17 +127,6 @@ export class DecisionRing {
       });
     }
     return records;
-  }
-
-  /** Cost and overlap of the chosen candidate and the lowest cost of the others; undefined when overwritten or not finite. */
-  hindsight({ offset, count, index }: Decision): { readonly cost: number; readonly overlapBlocks: number; readonly bestOther: number } | undefined {
-    const rows = this.#rows;
-    if (rows === undefined || index >= count || offset < 0 || offset + this.#capacity < this.#head) return undefined;
-    const first = offset % this.#capacity;
-    let bestOther = Number.POSITIVE_INFINITY;
-    for (let i = 0; i < count; i++) if (i !== index) bestOther = Math.min(bestOther, rows[first + i * this.#width + 1]!);
-    const at = first + index * this.#width;
-    return Number.isFinite(rows[at + 1]!) ? { cost: rows[at + 1]!, overlapBlocks: rows[at + 8]!, bestOther } : undefined;
   }
 
   /**
@@ -181,6 +183,29 @@ export interface DecisionFields {
   readonly numbers: readonly number[];
 }
 
+/** What regret is counted from. */
+interface Hindsight {
+  /** Of the chosen candidate. */
+  readonly cost: number;
+  readonly overlapBlocks: number;
+  /** Lowest cost of the others; Infinity without any. */
+  readonly bestOther: number;
+}
+
+interface KeptFacts {
+  /** Where the candidates lie in the ring; -1 = they are not kept. */
+  readonly offset: number;
+  readonly count: number;
+  readonly hindsight: Hindsight;
+}
+
+function bestOther(costs: Float64Array, count: number, chosen: number): number {
+  let best = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < chosen; i++) best = Math.min(best, costs[i]!);
+  for (let i = chosen + 1; i < count; i++) best = Math.min(best, costs[i]!);
+  return best;
+}
+
 const NO_HASHES = new Int32Array(0);
 
 /** One decision; its candidates are read from the ring when somebody asks. */
@@ -199,8 +224,9 @@ export class Decision implements DecisionRecord {
   /** See `settle`. */
   regretBlocks: number | undefined;
   readonly #ring: DecisionRing;
+  readonly #hindsight: Hindsight;
 
-  constructor(ring: DecisionRing, request: RoutingRequest, fields: DecisionFields, offset: number, count: number) {
+  constructor(ring: DecisionRing, request: RoutingRequest, fields: DecisionFields, { offset, count, hindsight }: KeptFacts) {
     this.#ring = ring;
     this.hop = request.hop;
     this.policy = fields.policy;
@@ -211,6 +237,7 @@ export class Decision implements DecisionRecord {
     this.request = { ...request, sequenceHashes: NO_HASHES };
     this.offset = offset;
     this.count = count;
+    this.#hindsight = hindsight;
     this.actualCachedTokens = undefined;
     this.regretBlocks = undefined;
   }
@@ -234,11 +261,10 @@ export class Decision implements DecisionRecord {
    */
   settle(cachedTokens: number): void {
     this.actualCachedTokens = cachedTokens;
-    const seen = this.#ring.hindsight(this);
-    if (seen === undefined) return;
+    const { cost, overlapBlocks, bestOther } = this.#hindsight;
+    if (!Number.isFinite(cost)) return;
     // An engine computes at least one token itself: a prompt of whole blocks that is all there counts as all there.
     const actual = cachedTokens >= this.request.promptTokens - 1 ? this.request.blocks : Math.floor(cachedTokens / this.request.blockSize);
-    const { cost, overlapBlocks, bestOther } = seen;
     this.regretBlocks = Number.isFinite(bestOther) ? Math.max(0, cost + Math.max(0, overlapBlocks - actual) - bestOther) : 0;
   }
 

@@ -45,6 +45,8 @@ export interface ModelRouterOptions {
   readonly sessions?: SessionTable | undefined;
   /** Has a worker enough to do? It gets nothing while another one has not. Left out: nobody ever has. */
   readonly isBusy?: (worker: WorkerRecord, prefillTokens: number, blocks: number) => boolean;
+  /** False: nobody asks for the candidates of decisions afterwards, so none are kept. Default true. */
+  readonly keepsCandidates?: boolean;
   /** Load that other routers gave has fallen. */
   readonly remoteLoadFell?: () => void;
   /** Tells other routers of the model what this one sends where. */
@@ -124,7 +126,7 @@ export class ModelRouter {
       requiredTaints: [],
       preferredTaints: [],
     };
-    this.#ring = new DecisionRing(options.policy);
+    this.#ring = new DecisionRing(options.policy, { keepsCandidates: options.keepsCandidates ?? true });
     const { metrics, model } = options;
     const counter = (name: string, help: string): Counter => metrics.counter({ name, help, labelNames: ['model'] }).with(model);
     this.#decisions = counter('armature_router_decisions_total', 'Routing decisions.');

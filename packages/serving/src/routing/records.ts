@@ -112,6 +112,10 @@ export class RequestRecords {
     this.#capacity = capacity;
   }
 
+  get capacity(): number {
+    return this.#capacity;
+  }
+
   add(record: RequestRecord): void {
     if (this.#capacity === 0) return;
     this.#byId.delete(record.requestId);

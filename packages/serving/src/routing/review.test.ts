@@ -106,6 +106,22 @@ describe('ModelRouter under attack', () => {
     expect(explained).toBe(2);
   });
 
+  it('without anybody to ask for candidates none are kept; regret is counted all the same, and lenders are still found', () => {
+    const settled = (more: Partial<Parameters<typeof build>[1]>, tiers: object): { regret: number | undefined; candidates: number; holders: number } => {
+      const holds: RouterPolicy = { ...flat, score: (_r, { overlapBlocks }, costs) => void ((overlapBlocks[0] = 3), (costs[0] = -2)) };
+      const { router } = build(holds, more);
+      for (const name of ['w/0', 'w/1']) router.join(workerRecord(name, 'both', tiers));
+      const route = router.route(query);
+      if (ArmatureError.is(route)) throw route;
+      router.settle(route.decision, route, 0);
+      return { regret: route.decision.regretBlocks, candidates: route.decision.candidates.length, holders: route.decision.holders(0).length };
+    };
+    const kept = settled({}, {});
+    expect(kept).toEqual({ regret: 1, candidates: 2, holders: 1 });
+    expect(settled({ keepsCandidates: false }, {})).toEqual({ regret: 1, candidates: 0, holders: 0 });
+    expect(settled({ keepsCandidates: false }, { kvTiers: ['host'] })).toEqual(kept);
+  });
+
   it('load that others gave a worker before it was known here counts once it joins; a request without a block size is refused', () => {
     const listeners: ((subject: string, payload: PlainData) => void)[] = [];
     const events: EventPlane = { supports: { processes: true }, publish: () => undefined, subscribe: (_prefix, listener) => (listeners.push(listener), { close: () => undefined }) };

@@ -1,9 +1,12 @@
+// @hot
 import type { Candidates, WorkerRecord, WorkerRole } from '@armature/contracts';
 import { newCandidateColumns } from './candidate-columns.ts';
 import type { CandidateColumns } from './candidate-columns.ts';
+import { RoleMembers } from './role-members.ts';
 
 const START_CAPACITY = 16;
 const NO_TAINTS: readonly string[] = [];
+const NOBODY: readonly string[] = [];
 const NO_WISHES: CandidateWishes = {};
 
 /** What a request asks of its worker; every router policy keeps it, because other workers are no candidates. */
@@ -42,7 +45,12 @@ export class WorkerTable {
   /** By slot: gets no new requests until a probe has been answered. */
   #inhibited = new Uint8Array(START_CAPACITY);
   #inhibitedCount = 0;
-  #candidates: CandidateColumns = newCandidateColumns(START_CAPACITY);
+  readonly #roles: Readonly<Record<WorkerRole, RoleMembers>> = { both: new RoleMembers(), prefill: new RoleMembers(), decode: new RoleMembers() };
+  /** Records come from other processes: one of a role that this version does not know gets nothing, as nobody asks for it. */
+  readonly #strangers = new RoleMembers();
+  /** Of a decision over a part of a role. */
+  #selected: CandidateColumns = newCandidateColumns(START_CAPACITY);
+  #leastModelTokens = Infinity;
   #costs = new Float64Array(START_CAPACITY);
 
   get size(): number {
@@ -55,8 +63,8 @@ export class WorkerTable {
 
   /** A new worker's slot. */
   add(record: WorkerRecord): number {
-    let slot = this.#records.findIndex((entry) => entry === undefined);
-    if (slot === -1) slot = this.#records.length;
+    const free = this.#slots.size === this.#records.length ? -1 : this.#records.indexOf(undefined);
+    const slot = free === -1 ? this.#records.length : free;
     if (slot >= this.#activeRequests.length) this.#grow();
     this.#records[slot] = record;
     this.#generations[slot] = (this.#generations[slot] ?? 0) + 1;
@@ -67,6 +75,8 @@ export class WorkerTable {
     this.#activeRequests[slot] = 0;
     this.#activePrefillTokens[slot] = 0;
     this.#activeBlocks[slot] = 0;
+    this.#members(record.role).joined(slot, record);
+    this.#leastModelTokens = Math.min(this.#leastModelTokens, record.maxModelTokens);
     return slot;
   }
 
@@ -83,9 +93,12 @@ export class WorkerTable {
   /** It answers nobody: no candidate until this is taken back. */
   setInhibited(slot: number, isInhibited: boolean): void {
     const value = isInhibited ? 1 : 0;
-    if (this.#inhibited[slot] === value || this.#records[slot] === undefined) return;
+    const record = this.#records[slot];
+    if (this.#inhibited[slot] === value || record === undefined) return;
     this.#inhibited[slot] = value;
     this.#inhibitedCount += isInhibited ? 1 : -1;
+    if (isInhibited) this.#members(record.role).exclude(slot);
+    else this.#members(record.role).admit(slot, record);
   }
 
   isInhibited(slot: number): boolean {
@@ -103,9 +116,12 @@ export class WorkerTable {
   remove(instanceId: string): number | undefined {
     const slot = this.#slots.get(instanceId);
     if (slot === undefined) return undefined;
+    const record = this.#records[slot]!;
     this.setInhibited(slot, false);
     this.#slots.delete(instanceId);
     this.#records[slot] = undefined;
+    this.#members(record.role).left(slot);
+    this.#leastModelTokens = this.records().reduce((least, { maxModelTokens }) => Math.min(least, maxModelTokens), Infinity);
     return slot;
   }
 
@@ -121,8 +137,14 @@ export class WorkerTable {
     return this.#records.filter((entry) => entry !== undefined);
   }
 
+  /** Some worker has it, whether or not it gets requests. */
   hasRole(role: WorkerRole): boolean {
-    return this.#records.some((entry) => entry?.role === role);
+    return this.#members(role).workers > 0;
+  }
+
+  /** Longest context that every worker takes; Infinity without one. */
+  get leastModelTokens(): number {
+    return this.#leastModelTokens;
   }
 
   activePrefillTokens(slot: number): number {
@@ -131,55 +153,80 @@ export class WorkerTable {
 
   /** Fewest prompt tokens waiting on any worker of the role (that has the adapter); 0 without one. */
   leastPrefillTokens(role: WorkerRole, adapter?: string): number {
+    const { slots, workers, count } = this.#members(role).columns;
+    const tokens = this.#activePrefillTokens;
     let least = Infinity;
-    this.#records.forEach((entry, slot) => {
-      if (entry?.role === role && this.#inhibited[slot] === 0 && (adapter === undefined || hasAdapter(entry, adapter))) least = Math.min(least, this.#activePrefillTokens[slot]);
-    });
+    for (let i = 0; i < count; i++) {
+      const waiting = tokens[slots[i]];
+      if (waiting < least && (adapter === undefined || hasAdapter(workers[i], adapter))) least = waiting;
+    }
     return least === Infinity ? 0 : least;
   }
 
-  /** Workers of the role (that have the adapter). */
-  count(role: WorkerRole, excluded: readonly string[] = [], adapter?: string): number {
-    let count = 0;
-    for (let slot = 0; slot < this.#records.length; slot++) {
-      const entry = this.#records[slot];
-      if (entry?.role !== role || this.#inhibited[slot] === 1 || excluded.includes(entry.instanceId)) continue;
-      if (adapter === undefined || hasAdapter(entry, adapter)) count++;
-    }
-    return count;
+  /** Workers of the role (that have the adapter) that get requests. */
+  count(role: WorkerRole, excluded: readonly string[] = NOBODY, adapter?: string): number {
+    const { workers, count } = this.#members(role).columns;
+    if (excluded.length === 0 && adapter === undefined) return count;
+    let eligible = 0;
+    for (let i = 0; i < count; i++) if (!excluded.includes(workers[i].instanceId) && (adapter === undefined || hasAdapter(workers[i], adapter))) eligible++;
+    return eligible;
   }
 
-  /** Fills the shared candidate columns; valid until the next call. */
-  candidates(role: WorkerRole, excluded: readonly string[], { only, dpRank, taints = NO_TAINTS, adapter }: CandidateWishes = NO_WISHES): Candidates {
-    const columns = this.#candidates;
+  /** Fills shared candidate columns; valid until the next call. Read-only: those of a whole role are the table's own. */
+  candidates(role: WorkerRole, excluded: readonly string[], wishes: CandidateWishes = NO_WISHES): Candidates {
+    const { only, dpRank, taints = NO_TAINTS, adapter } = wishes;
+    const members = this.#members(role).columns;
+    const isWhole = excluded.length === 0 && only === undefined && dpRank === undefined && taints.length === 0 && adapter === undefined;
+    const columns = isWhole ? members : this.#select(members, excluded, wishes);
+    this.#fill(columns);
+    return columns;
+  }
+
+  #members(role: WorkerRole): RoleMembers {
+    return Object.hasOwn(this.#roles, role) ? this.#roles[role] : this.#strangers;
+  }
+
+  #select(members: CandidateColumns, excluded: readonly string[], { only, dpRank, taints = NO_TAINTS, adapter }: CandidateWishes): CandidateColumns {
+    const columns = this.#selected;
     let count = 0;
-    for (let slot = 0; slot < this.#records.length; slot++) {
-      const record = this.#records[slot];
-      if (record === undefined || record.role !== role || this.#inhibited[slot] === 1) continue;
+    for (let i = 0; i < members.count; i++) {
+      const record = members.workers[i];
+      if (only !== undefined ? record.instanceId !== only : excluded.includes(record.instanceId)) continue;
       if (dpRank !== undefined && record.dpRank !== dpRank) continue;
       if (taints.length > 0 && !taints.every((taint) => record.taints.includes(taint))) continue;
       if (adapter !== undefined && !hasAdapter(record, adapter)) continue;
-      if (only !== undefined ? record.instanceId !== only : excluded.includes(record.instanceId)) continue;
-      columns.slots[count] = slot;
-      columns.activeRequests[count] = this.#activeRequests[slot];
-      columns.activePrefillTokens[count] = this.#activePrefillTokens[slot];
-      columns.activeBlocks[count] = this.#activeBlocks[slot];
-      columns.totalBlocks[count] = record.totalBlocks;
-      columns.costPerHour[count] = record.costPerHour;
-      columns.degraded[count] = this.#degraded[slot];
+      columns.slots[count] = members.slots[i];
+      columns.totalBlocks[count] = members.totalBlocks[i];
+      columns.costPerHour[count] = members.costPerHour[i];
       columns.workers[count] = record;
-      columns.overlapBlocks[count] = 0;
-      columns.hostBlocks[count] = 0;
-      columns.diskBlocks[count] = 0;
-      columns.objectBlocks[count] = 0;
-      columns.decodeBlocks[count] = 0;
-      columns.excessShare[count] = 0;
-      this.#costs[count] = 0;
       count++;
     }
     columns.count = count;
     columns.workers.length = count;
     return columns;
+  }
+
+  /** Loads of the candidates, and empty columns for what the policy knows. */
+  #fill(columns: CandidateColumns): void {
+    const { count, slots, activeRequests, activePrefillTokens, activeBlocks, degraded } = columns;
+    const requests = this.#activeRequests;
+    const prefillTokens = this.#activePrefillTokens;
+    const blocks = this.#activeBlocks;
+    const isDegraded = this.#degraded;
+    for (let i = 0; i < count; i++) {
+      const slot = slots[i];
+      activeRequests[i] = requests[slot];
+      activePrefillTokens[i] = prefillTokens[slot];
+      activeBlocks[i] = blocks[slot];
+      degraded[i] = isDegraded[slot];
+    }
+    columns.overlapBlocks.fill(0, 0, count);
+    columns.hostBlocks.fill(0, 0, count);
+    columns.diskBlocks.fill(0, 0, count);
+    columns.objectBlocks.fill(0, 0, count);
+    columns.decodeBlocks.fill(0, 0, count);
+    columns.excessShare.fill(0, 0, count);
+    this.#costs.fill(0, 0, count);
   }
 
   charge(slot: number, prefillTokens: number, blocks: number): Charge {
@@ -235,7 +282,7 @@ export class WorkerTable {
     const inhibited = new Uint8Array(capacity);
     inhibited.set(this.#inhibited);
     this.#inhibited = inhibited;
-    this.#candidates = newCandidateColumns(capacity);
+    this.#selected = newCandidateColumns(capacity);
     this.#costs = new Float64Array(capacity);
   }
 }

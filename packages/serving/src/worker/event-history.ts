@@ -1,11 +1,14 @@
 import type { KvEvent } from '@armature/contracts';
 
 const CAPACITY_EVENTS = 8_192;
+const FIRST_CAPACITY_EVENTS = 64;
 const CAPACITY_WORDS = 4 * 1024 * 1024;
 
 /** The last KV events of a worker, so that a router that missed some need not be told the whole state. Bounded by events and by words of hashes (16 MiB). */
 export class EventHistory {
-  readonly #events: (KvEvent | undefined)[];
+  /** Event `id` at `id % length`; grows to the capacity. */
+  #events: (KvEvent | undefined)[];
+  readonly #capacityEvents: number;
   readonly #capacityWords: number;
   /** Ids `first` to `last` are held. */
   #first = 1;
@@ -13,7 +16,8 @@ export class EventHistory {
   #words = 0;
 
   constructor(capacityEvents = CAPACITY_EVENTS, capacityWords = CAPACITY_WORDS) {
-    this.#events = Array.from({ length: capacityEvents }, () => undefined);
+    this.#events = emptyRing(Math.min(FIRST_CAPACITY_EVENTS, capacityEvents));
+    this.#capacityEvents = capacityEvents;
     this.#capacityWords = capacityWords;
   }
 
@@ -30,9 +34,11 @@ export class EventHistory {
     }
     this.#last = event.eventId;
     this.#words += wordsOf(event);
-    const at = event.eventId % this.#events.length;
-    if (this.#last - this.#first >= this.#events.length) this.#drop();
-    this.#events[at] = event;
+    if (this.#last - this.#first >= this.#events.length) {
+      if (this.#events.length < this.#capacityEvents) this.#grow();
+      else this.#drop();
+    }
+    this.#events[event.eventId % this.#events.length] = event;
     while (this.#words > this.#capacityWords && this.#first < this.#last) this.#drop();
   }
 
@@ -44,6 +50,12 @@ export class EventHistory {
     return events;
   }
 
+  #grow(): void {
+    const grown = emptyRing(Math.min(this.#events.length * 2, this.#capacityEvents));
+    for (let id = this.#first; id < this.#last; id++) grown[id % grown.length] = this.#events[id % this.#events.length];
+    this.#events = grown;
+  }
+
   #drop(): void {
     const at = this.#first % this.#events.length;
     const event = this.#events[at];
@@ -51,6 +63,10 @@ export class EventHistory {
     this.#events[at] = undefined;
     this.#first++;
   }
+}
+
+function emptyRing(length: number): (KvEvent | undefined)[] {
+  return Array.from({ length }, () => undefined);
 }
 
 function wordsOf(event: KvEvent): number {

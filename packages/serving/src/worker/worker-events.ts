@@ -22,8 +22,8 @@ export class WorkerEvents {
   /** Not the first life: the engine's numbers are not those of the sequence. */
   #isRenumbered = false;
   #lastEngineId = 0;
-  /** Number in the sequence of engine event `id`, at `id % REMEMBERED`. */
-  readonly #idOf = new Float64Array(REMEMBERED);
+  /** Number in the sequence of engine event `id`, at `id % REMEMBERED`; undefined while the engine's numbers are those of the sequence. */
+  #idOf: Float64Array | undefined = undefined;
 
   /** Listens from here on; before the engine starts, so that no event is missed. */
   constructor(options: WorkerEventsOptions) {
@@ -44,6 +44,10 @@ export class WorkerEvents {
     manager.onTierEvent((event) => this.#tierEvent(event));
     for (const event of this.#options.engine.snapshot()) manager.engineEvent(event);
     this.#manager = manager;
+    if (this.#idOf === undefined) {
+      this.#idOf = new Float64Array(REMEMBERED);
+      for (let id = Math.max(1, this.#lastEngineId - REMEMBERED + 1); id <= this.#lastEngineId; id++) this.#idOf[id % REMEMBERED] = id;
+    }
     // Number 1 stands for what the tiers hold from earlier lives: whoever follows from there on has had the whole state.
     if (this.#lastId === 0) this.#lastId = 1;
   }
@@ -53,12 +57,12 @@ export class WorkerEvents {
     this.#history = new EventHistory();
     this.#isRenumbered = true;
     this.#lastId = 1;
-    this.#idOf.fill(1);
+    this.#idOf = new Float64Array(REMEMBERED).fill(1);
   }
 
   /** Number of an engine's event in the sequence; 0 stays 0. Of one long ago: a later number, which is as good. */
   idOf(engineEventId: number): number {
-    if ((this.#manager === undefined && !this.#isRenumbered) || engineEventId === 0) return engineEventId;
+    if (this.#idOf === undefined || engineEventId === 0) return engineEventId;
     const isRemembered = engineEventId <= this.#lastEngineId && engineEventId > this.#lastEngineId - REMEMBERED;
     return isRemembered ? this.#idOf[engineEventId % REMEMBERED]! : this.#lastId;
   }
@@ -80,7 +84,7 @@ export class WorkerEvents {
     // Events that an engine skipped are missing in this sequence too: followers then ask for the whole state.
     this.#lastId += event.eventId - this.#lastEngineId;
     this.#lastEngineId = event.eventId;
-    this.#idOf[event.eventId % REMEMBERED] = this.#lastId;
+    if (this.#idOf !== undefined) this.#idOf[event.eventId % REMEMBERED] = this.#lastId;
     // What the engine has cleared the tiers below may still hold.
     if (manager !== undefined && event.type === 'cleared' && event.tier === undefined) this.#publish({ type: 'cleared', eventId: this.#lastId, tier: 'device' });
     else this.#publish({ ...withoutTenant(event), eventId: this.#lastId });
