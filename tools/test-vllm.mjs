@@ -11,7 +11,7 @@ import { installVllm } from './vllm/install.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 /** In this order: those that share the pair of servers first. */
-const PIECES = ['equality', 'streaming', 'disaggregation', 'overhead', 'events', 'faults', 'ranks', 'connector-python', 'onboard', 'connector'];
+const PIECES = ['equality', 'streaming', 'disaggregation', 'structured', 'overhead', 'events', 'faults', 'ranks', 'connector-python', 'onboard', 'connector'];
 const LIMIT_MS = 20 * 60_000;
 
 const { values } = parseArgs({ options: { only: { type: 'string' }, logs: { type: 'string' }, list: { type: 'boolean', default: false } } });

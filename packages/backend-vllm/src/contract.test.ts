@@ -12,7 +12,7 @@ afterEach(() => expect.poll(() => [engine.running, engine.usedBlocks], { timeout
 // Every rule that applies to an engine without a kv face, with no skip, over HTTP. Following KV events needs sockets of its own: kv-events/.
 engineBackendContract({
   runner: { describe, it },
-  abilities: { roles: ['both', 'prefill', 'decode'], roleChange: 'none', firstToken: 'decode', legs: 'sequential', kvEvents: false, maxTopLogprobs: 20 },
+  abilities: { roles: ['both', 'prefill', 'decode'], roleChange: 'none', firstToken: 'decode', legs: 'sequential', kvEvents: false, maxTopLogprobs: 20, responseFormats: ['json_object', 'json_schema'] },
   hasKv: false,
   create: () => make(),
   elapse: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),

@@ -35,7 +35,7 @@ export class VllmBackend implements EngineBackend {
     const { clock, log, config, events, place = ONLY_RANK } = options;
     this.#options = options;
     this.#place = place;
-    this.abilities = { roles: ['both', 'prefill', 'decode'], roleChange: 'none', firstToken: 'decode', legs: 'sequential', kvEvents: events !== undefined, maxTopLogprobs: MAX_TOP_LOGPROBS };
+    this.abilities = { roles: ['both', 'prefill', 'decode'], roleChange: 'none', firstToken: 'decode', legs: 'sequential', kvEvents: events !== undefined, maxTopLogprobs: MAX_TOP_LOGPROBS, responseFormats: ['json_object', 'json_schema'] };
     if (options.connector !== undefined) this.connector = options.connector;
     this.#http = new VllmHttp(config.baseUrl, config.apiKey, clock, rankHeaders(place));
     this.#watch = new ServerWatch({

@@ -1,6 +1,6 @@
 import type { PassColumns } from './planner.ts';
 import type { ErrorData } from './errors.ts';
-import type { InferenceEnd, SamplingParams, StopParams, TokenSink } from './inference.ts';
+import type { InferenceEnd, ResponseFormat, SamplingParams, StopParams, TokenSink } from './inference.ts';
 import type { KvEvent } from './kv-events.ts';
 import type { KvConnector } from './kv-host.ts';
 import type { Lifecycle } from './plugin.ts';
@@ -31,6 +31,8 @@ export interface EngineAbilities {
   /** Emits KV events for every change of its prefix cache. */
   readonly kvEvents: boolean;
   readonly maxTopLogprobs: number;
+  /** Formats that it can guide decoding to. Absent: none. */
+  readonly responseFormats?: readonly ResponseFormat['type'][];
 }
 
 /**
@@ -55,6 +57,8 @@ export interface EngineRequest {
   readonly cacheSalt: string;
   /** LoRA adapter to run with, one of `EngineInfo.adapters`; part of the hashes already. Absent: the base model. */
   readonly adapter?: string;
+  /** What the output must be, one of the engine's `responseFormats`. A prefill leg whose first token is not its own need not heed it. Absent: free text. */
+  readonly responseFormat?: ResponseFormat;
   readonly sampling: SamplingParams;
   readonly stop: StopParams;
   readonly choices: number;

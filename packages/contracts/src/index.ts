@@ -66,6 +66,7 @@ export type {
   InferenceEnd,
   InferenceHandle,
   InferenceRequest,
+  ResponseFormat,
   RoutingOverrides,
   SamplingParams,
   StopParams,

@@ -109,6 +109,12 @@ export interface RoutingOverrides {
   readonly preferredTaints?: readonly TaintPreference[];
 }
 
+/** What the whole output must be; the engine's guided decoding sees to it. */
+export type ResponseFormat =
+  | { readonly type: 'json_object' }
+  /** `schema`: JSON text of a JSON Schema. */
+  | { readonly type: 'json_schema'; readonly name: string; readonly schema: string };
+
 /** A request as it leaves the frontend: token ids in, token ids out. */
 export interface InferenceRequest {
   readonly id: string;
@@ -123,6 +129,8 @@ export interface InferenceRequest {
   readonly cacheSalt: string;
   /** LoRA adapter to run with: only workers that have it take the request. Part of every block hash. Absent: the base model. */
   readonly adapter?: string;
+  /** Only workers whose engine can guide decoding to it take the request. Absent: free text. */
+  readonly responseFormat?: ResponseFormat;
   /** Higher first; 0 = normal. */
   readonly priority: number;
   /** Tier above `priority`, >= 0: where requests queue by priority, a higher tier always goes first. Absent = 0. */

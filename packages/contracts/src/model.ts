@@ -1,6 +1,6 @@
 import { ArmatureError } from './errors.ts';
 import type { PluginContext } from './context.ts';
-import type { InferenceHandle, InferenceRequest, TokenSink } from './inference.ts';
+import type { InferenceHandle, InferenceRequest, ResponseFormat, TokenSink } from './inference.ts';
 import type { Preprocessor } from './preprocessor.ts';
 import type { Selector } from './selection.ts';
 
@@ -16,6 +16,8 @@ export interface ModelHandle {
   readonly maxModelTokens: number;
   /** At least one worker can take requests; of an adapter: one that has it. */
   isReady(): boolean;
+  /** Formats that a ready worker can guide decoding to. Undefined: not known, for no worker is ready. */
+  responseFormats?(): readonly ResponseFormat['type'][] | undefined;
   /** Routes and runs a request. Never throws: refusal arrives as `end({type:'failed'})`. */
   execute(request: InferenceRequest, sink: TokenSink): InferenceHandle;
   /** Placement alone, for gateways that carry requests themselves. */

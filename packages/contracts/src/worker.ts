@@ -1,4 +1,5 @@
 import type { EngineAbilities } from './engine-backend.ts';
+import type { ResponseFormat } from './inference.ts';
 import type { KvTier } from './kv-events.ts';
 
 export type WorkerRole = 'prefill' | 'decode' | 'both';
@@ -30,6 +31,8 @@ export interface WorkerRecord {
   readonly decodeSpeed?: number;
   /** LoRA adapters its engine has; requests that name one go only to workers that have it. Absent: none. */
   readonly adapters?: readonly string[];
+  /** Formats its engine can guide decoding to; requests that ask for one go only to workers that have it. Absent: none. */
+  readonly responseFormats?: readonly ResponseFormat['type'][];
   /** Labels that requests may require or prefer (`zone=a`, `gpu=h200`). */
   readonly taints: readonly string[];
   readonly blockSize: number;

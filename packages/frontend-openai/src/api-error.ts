@@ -72,6 +72,8 @@ const CLASS_BY_CODE: Readonly<Record<string, Class>> = {
   SERVING_QUEUE_TIMEOUT: 'overload',
   SERVING_NO_WORKER: 'unavailable',
   SERVING_NO_ADAPTER_WORKER: 'unavailable',
+  SERVING_NO_FORMAT_WORKER: 'unavailable',
+  SERVING_FORMAT_UNSUPPORTED: 'unavailable',
   SERVING_NO_PREFILL_WORKER: 'unavailable',
   SERVING_WORKER_LOST: 'unavailable',
   SERVING_DEADLINE_EXCEEDED: 'timeout',

@@ -11,7 +11,7 @@ import { LIMITS } from './limits.ts';
 import { ChatLogprobs, CompletionLogprobs } from './logprob-text.ts';
 import type { Runtime } from './runtime.ts';
 import { withHeaders } from './routing-fields.ts';
-import { checkIds, checkVocabulary, samplingFor, stopFor } from './sampling-fields.ts';
+import { checkIds, checkVocabulary, refuseFormat, samplingFor, stopFor } from './sampling-fields.ts';
 import type { CommonFields } from './sampling-fields.ts';
 import { CHAT, COMPLETION } from './shape.ts';
 import type { Shape } from './shape.ts';
@@ -43,6 +43,7 @@ export function startChat(runtime: Runtime, models: ModelDirectory, arrival: Arr
   const parsed = parseChat(body);
   const model = modelFor(models, parsed.common.model);
   checkVocabulary(parsed.common, model.preprocessor.card.vocabSize);
+  refuseFormat(parsed.common.responseFormat, model);
   const encoded = model.preprocessor.encodeChat(parsed.input);
   const maxTokens = outputBudget(model, [encoded.tokenIds], parsed.maxTokens, undefined, parsed.common.minTokens, 'messages');
   start(runtime, arrival, {
@@ -61,6 +62,7 @@ export function startCompletion(runtime: Runtime, models: ModelDirectory, arriva
   const model = modelFor(models, parsed.common.model);
   const { preprocessor } = model;
   checkVocabulary(parsed.common, preprocessor.card.vocabSize);
+  refuseFormat(parsed.common.responseFormat, model);
   const prompts = parsed.prompts.map((prompt, i) => {
     if (typeof prompt === 'string') return { tokenIds: encodeText(preprocessor.encodeText(prompt)), echo: parsed.echo ? prompt : '' };
     checkIds(prompt, preprocessor.card.vocabSize, parsed.prompts.length === 1 ? 'prompt' : `prompt[${i}]`);
@@ -161,6 +163,7 @@ function start(runtime: Runtime, arrival: Arrival, plan: Plan): void {
       sampling,
       stop,
       choices: fields.choices,
+      ...(fields.responseFormat === undefined ? {} : { responseFormat: fields.responseFormat }),
       deadlineMs: timeoutMs,
       ...wishes,
       traceparent,

@@ -28,6 +28,8 @@ export const LIMITS = {
   taintLength: 128,
   /** Magnitude of the weight of a preferred taint. */
   taintWeight: 1_000_000,
+  /** Of the JSON text of a schema in `response_format`. */
+  schemaLength: 65_536,
   topK: 0x7fffffff,
   repetitionPenalty: 100,
   /** What OpenAI's /v1/completions generates when `max_tokens` is absent. */

@@ -71,7 +71,17 @@ const COMMON: Schema = {
   user: nullable(text(LIMITS.user), 'Accepted and not used.'),
   cache_salt: nullable(text(LIMITS.cacheSalt), 'Requests share cached prompts only with requests of the same salt. The header x-tenant-id wins over it.'),
   priority: nullable(integer(-LIMITS.priority, LIMITS.priority), 'Higher first. Default 0. The header x-request-priority wins over it.'),
-  response_format: nullable({ type: 'object', properties: { type: { const: 'text' } }, required: ['type'] }, 'Only text: no guided decoding yet.'),
+  response_format: nullable(
+    {
+      type: 'object',
+      required: ['type'],
+      properties: {
+        type: { enum: ['text', 'json_object', 'json_schema'] },
+        json_schema: nullable({ type: 'object', required: ['name', 'schema'], properties: { name: { type: 'string', pattern: '^[\\w-]{1,64}$' }, schema: { type: 'object' } } }, 'Name and JSON Schema of the answer.'),
+      },
+    },
+    'Guided decoding, where an engine of the model does it (vllm); elsewhere anything but text is refused.',
+  ),
   modalities: nullable({ type: 'array', items: { const: 'text' } }, 'Only text.'),
   best_of: nullable(integer(1, LIMITS.choices), 'Only equal to `n`.'),
   nvext: nullable(

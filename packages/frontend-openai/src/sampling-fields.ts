@@ -1,6 +1,6 @@
-import type { ModelCard, Random, RoutingOverrides, SamplingParams, StopParams } from '@armature/contracts';
+import type { ModelCard, ModelHandle, Random, ResponseFormat, RoutingOverrides, SamplingParams, StopParams } from '@armature/contracts';
 import { badRequest, unsupported } from './api-error.ts';
-import { invalidType, invalidValue, isSet, nested, optionalBoolean, optionalInteger, optionalNumber, optionalObject, optionalString } from './fields.ts';
+import { invalidType, invalidValue, isObject, isSet, nested, optionalBoolean, optionalInteger, optionalNumber, optionalObject, optionalString } from './fields.ts';
 import type { Json } from './fields.ts';
 import { LIMITS } from './limits.ts';
 import { NO_ROUTING, parsePriority, parseRouting, parseStrictPriority } from './routing-fields.ts';
@@ -29,6 +29,8 @@ export interface CommonFields {
   readonly repetitionPenalty: number;
   readonly biasTokenIds: Int32Array;
   readonly biasValues: Float32Array;
+  /** Undefined: free text. */
+  readonly responseFormat: ResponseFormat | undefined;
   readonly cacheSalt: string;
   readonly priority: number;
   readonly strictPriority: number;
@@ -68,6 +70,7 @@ export function parseCommon(body: Json): CommonFields {
     repetitionPenalty: positive(body, 'repetition_penalty', LIMITS.repetitionPenalty) ?? 1,
     biasTokenIds,
     biasValues,
+    responseFormat: parseResponseFormat(body),
     cacheSalt: optionalString(body, 'cache_salt', LIMITS.cacheSalt) ?? optionalString(nvext, 'nvext.cache_salt', LIMITS.cacheSalt) ?? '',
     priority: parsePriority(body, hints),
     strictPriority: parseStrictPriority(hints),
@@ -156,13 +159,39 @@ function parseBias(body: Json): readonly [Int32Array, Float32Array] {
   return [ids, values];
 }
 
+const FORMATS = ['text', 'json_object', 'json_schema'];
+
+/** `{type: text | json_object}` or `{type: json_schema, json_schema: {name, schema}}`; `strict` and `description` change nothing: engines keep to the schema. */
+function parseResponseFormat(body: Json): ResponseFormat | undefined {
+  const format = optionalObject(body, 'response_format');
+  if (format === undefined) return undefined;
+  const type = format['type'];
+  if (typeof type !== 'string') throw invalidType('response_format.type', 'a string', type);
+  if (type === 'text') return undefined;
+  if (type === 'json_object') return { type };
+  if (type !== 'json_schema') throw unsupported('response_format.type', `'response_format.type' '${type.slice(0, 40)}' is not supported. Supported are: ${FORMATS.join(', ')}.`);
+  const wanted = format['json_schema'];
+  if (!isObject(wanted)) throw invalidType('response_format.json_schema', 'an object', wanted);
+  const { name, schema } = wanted;
+  if (typeof name !== 'string') throw invalidType('response_format.json_schema.name', 'a string', name);
+  if (!/^[\w-]{1,64}$/.test(name)) throw invalidValue('response_format.json_schema.name', "must have 1 to 64 letters, digits, '_' or '-'.");
+  if (!isObject(schema)) throw invalidType('response_format.json_schema.schema', 'an object', schema);
+  const text = JSON.stringify(schema);
+  if (text.length > LIMITS.schemaLength) throw invalidValue('response_format.json_schema.schema', `must have at most ${LIMITS.schemaLength} characters as JSON, got ${text.length}.`);
+  return { type, name, schema: text };
+}
+
+/** A format that nobody here can hold an answer to is refused: the answer would be wrong. */
+export function refuseFormat(format: ResponseFormat | undefined, model: ModelHandle): void {
+  if (format === undefined) return;
+  const known = model.responseFormats === undefined ? [] : model.responseFormats();
+  if (known === undefined || known.includes(format.type)) return;
+  const can = known.length === 0 ? 'none of its workers does guided decoding' : `its workers can: ${known.join(', ')}`;
+  throw unsupported('response_format', `'response_format' of type '${format.type}' is not supported by the model '${model.name}': ${can}. Use {"type":"text"}.`);
+}
+
 /** OpenAI features no engine here can honour: refused rather than silently ignored, since the answer would be wrong. */
 export function refuseUnsupported(body: Json): void {
-  const format = optionalObject(body, 'response_format');
-  if (format !== undefined && format['type'] !== 'text') {
-    if (typeof format['type'] !== 'string') throw invalidType('response_format.type', 'a string', format['type']);
-    throw unsupported('response_format', `'response_format' of type '${format['type'].slice(0, 40)}' is not supported: no engine of this server does guided decoding yet. Use {"type":"text"}.`);
-  }
   for (const key of ['guided_json', 'guided_regex', 'guided_choice', 'guided_grammar', 'structured_outputs', 'suffix', 'prompt_logprobs', 'audio']) {
     const value = body[key];
     if (value !== undefined && value !== null) throw unsupported(key, `'${key}' is not supported.`);

@@ -1,11 +1,12 @@
 import { ArmatureError } from '@armature/contracts';
 import type {
-  EngineInfo,
+  EngineBackend,
   EngineRequest,
   KvSource,
   PlainData,
   PlaneMessage,
   PrefillHandover,
+  ResponseFormat,
   SamplingParams,
   StopParams,
   TokenBatch,
@@ -110,6 +111,7 @@ export function requestMessage(request: EngineRequestFields, extra: Readonly<Rec
     sequenceHashes: request.sequenceHashes,
     cacheSalt: request.cacheSalt,
     ...(request.adapter === undefined ? {} : { adapter: request.adapter }),
+    ...(request.responseFormat === undefined ? {} : { responseFormat: request.responseFormat }),
     sampling: request.sampling as unknown as PlainData,
     stop: request.stop as unknown as PlainData,
     choices: request.choices,
@@ -130,6 +132,7 @@ export function parseRequest(message: PlaneMessage): EngineRequestFields {
   if (promptTokens < 1 || promptTokens > tokenIds.length) fail('promptTokens', promptTokens);
   const firstTokens = message['firstTokens'];
   const adapter = message['adapter'];
+  const format = formatFrom(message['responseFormat']);
   return {
     id: string(message['id'], 'id'),
     leg,
@@ -138,6 +141,7 @@ export function parseRequest(message: PlaneMessage): EngineRequestFields {
     sequenceHashes: ints(message['sequenceHashes'], 'sequenceHashes'),
     cacheSalt: string(message['cacheSalt'], 'cacheSalt'),
     ...(adapter === undefined || adapter === null ? {} : { adapter: string(adapter, 'adapter') }),
+    ...(format === undefined ? {} : { responseFormat: format }),
     sampling: samplingFrom(message['sampling']),
     stop: stopFrom(message['stop']),
     choices: number(message['choices'], 'choices'),
@@ -148,10 +152,24 @@ export function parseRequest(message: PlaneMessage): EngineRequestFields {
   };
 }
 
-/** A leg for an engine. One for an adapter that the engine lacks is refused, whatever the engine would do: it may move on. Throws `SERVING_MESSAGE_INVALID` too. */
-export function parseRequestFor({ adapters = [] }: EngineInfo, message: PlaneMessage): EngineRequestFields {
+function formatFrom(value: PlainData): ResponseFormat | undefined {
+  if (value === undefined || value === null) return undefined;
+  const { type, name, schema } = record(value, 'responseFormat');
+  if (type === 'json_object') return { type };
+  if (type !== 'json_schema') fail('responseFormat.type', type as PlainData);
+  return { type: 'json_schema', name: string(name as PlainData, 'responseFormat.name'), schema: string(schema as PlainData, 'responseFormat.schema') };
+}
+
+/**
+ * A leg for an engine. One for an adapter or a format that the engine lacks is refused, whatever the engine would do: it may move on. Throws
+ * `SERVING_MESSAGE_INVALID` too.
+ */
+export function parseRequestFor({ info: { adapters = [] }, abilities: { responseFormats = [] } }: Pick<EngineBackend, 'info' | 'abilities'>, message: PlaneMessage): EngineRequestFields {
   const request = parseRequest(message);
-  const { adapter } = request;
+  const { adapter, responseFormat } = request;
+  if (responseFormat !== undefined && !responseFormats.includes(responseFormat.type)) {
+    throw new ArmatureError('SERVING_FORMAT_UNSUPPORTED', `this worker's engine cannot guide decoding to ${responseFormat.type}`, { hint: 'the caller went by an older registration, or knows no formats', retryable: true });
+  }
   if (adapter === undefined || adapters.includes(adapter)) return request;
   throw new ArmatureError('SERVING_ADAPTER_UNKNOWN', `this worker's engine has no adapter "${adapter}"`, { hint: `it has ${adapters.join(', ') || 'none'}; the caller went by an older registration`, retryable: true });
 }

@@ -195,7 +195,7 @@ describe('on the wire', () => {
     const [base, legal] = plane.calls.map(({ open }) => open.message);
     expect([base && 'adapter' in base, parseRequest(base!).adapter, parseRequest(legal!).adapter]).toEqual([false, undefined, 'legal']);
     expect(() => parseRequest({ ...legal!, adapter: 7 })).toThrow(expect.objectContaining({ code: 'SERVING_MESSAGE_INVALID' }));
-    const info = (adapters?: readonly string[]) => ({ ...(adapters === undefined ? {} : { adapters }) }) as never;
+    const info = (adapters?: readonly string[]) => ({ abilities: {}, info: adapters === undefined ? {} : { adapters } }) as never;
     expect(parseRequestFor(info(), base!).id).toBe(parseRequest(base!).id);
     expect(parseRequestFor(info(['legal']), legal!).adapter).toBe('legal');
     for (const has of [undefined, [], ['other']]) expect(() => parseRequestFor(info(has), legal!)).toThrow(expect.objectContaining({ code: 'SERVING_ADAPTER_UNKNOWN', retryable: true }));

@@ -29,7 +29,7 @@ export function isOverload(error: ErrorData): boolean {
 
 /** There is no worker to go to: one may come. */
 export function isVacancy(error: ErrorData): boolean {
-  return error.code === 'SERVING_NO_WORKER' || error.code === 'SERVING_NO_ADAPTER_WORKER' || error.code === 'SERVING_NO_PREFILL_WORKER';
+  return error.code === 'SERVING_NO_WORKER' || error.code === 'SERVING_NO_ADAPTER_WORKER' || error.code === 'SERVING_NO_FORMAT_WORKER' || error.code === 'SERVING_NO_PREFILL_WORKER';
 }
 
 export function stalledError(worker: string, arrow: Arrow, silentMs: number): ErrorData {

@@ -56,6 +56,8 @@ export class LegOpener {
       sequenceHashes: placement.hashes,
       cacheSalt: request.cacheSalt,
       ...(request.adapter === undefined ? {} : { adapter: request.adapter }),
+      // A prefill worker's token is nobody's output where the engine's decode leg samples the first one: engines that guide decoding do.
+      ...(request.responseFormat === undefined || leg === 'prefill' ? {} : { responseFormat: request.responseFormat }),
       sampling: request.sampling,
       stop: request.stop,
       choices: share.choices,

@@ -1,10 +1,11 @@
-import type { InferenceHandle, InferenceRequest, Logger, ModelHandle, Preprocessor, SelectionQuery, Selector, TokenSink, WorkerRecord } from '@armature/contracts';
+import type { InferenceHandle, InferenceRequest, Logger, ModelHandle, Preprocessor, ResponseFormat, SelectionQuery, Selector, TokenSink, WorkerRecord } from '@armature/contracts';
 
 /** Names kept of adapters that no live worker has; beyond that those heard of first are forgotten. */
 const MAX_NAMES = 1_024;
 
 /** What an adapter needs of the model that it belongs to. */
-export interface AdapterBase extends Omit<ModelHandle, 'parent' | 'isReady'> {
+export interface AdapterBase extends Omit<ModelHandle, 'parent' | 'isReady' | 'responseFormats'> {
+  responseFormats(): readonly ResponseFormat['type'][] | undefined;
   readonly selector: Selector;
   readonly router: { readonly table: { records(): readonly WorkerRecord[] } };
 }
@@ -42,6 +43,10 @@ class ModelAdapter implements ModelHandle {
 
   isReady(): boolean {
     return this.#base.router.table.records().some(({ role, adapters }) => role !== 'prefill' && adapters?.includes(this.name) === true);
+  }
+
+  responseFormats(): readonly ResponseFormat['type'][] | undefined {
+    return this.#base.responseFormats();
   }
 
   execute(request: InferenceRequest, sink: TokenSink): InferenceHandle {

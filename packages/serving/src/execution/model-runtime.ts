@@ -20,6 +20,7 @@ import type {
   RouterPolicy,
   TokenSink,
   WorkerRecord,
+  ResponseFormat,
 } from '@armature/contracts';
 import { AdmissionQueue } from '../admission/admission-queue.ts';
 import type { AffinityConfig, QueueConfig } from '../admission/config.ts';
@@ -231,6 +232,11 @@ export class ModelRuntime implements ModelHandle {
 
   get maxModelTokens(): number {
     return Math.min(this.preprocessor.card.maxModelTokens, this.router.table.leastModelTokens);
+  }
+
+  responseFormats(): readonly ResponseFormat['type'][] | undefined {
+    const workers = this.router.table.records().filter(({ role }) => role !== 'prefill');
+    return workers.length === 0 ? undefined : [...new Set(workers.flatMap(({ responseFormats = [] }) => responseFormats))];
   }
 
   isReady(): boolean {

@@ -140,7 +140,7 @@ export class Placement {
 
   #query(hop: RoutingHop, role: WorkerRole, creditsOverlap: boolean): RouteQuery {
     const { host, request, id, share, excluded, startedAtMs } = this.#setup;
-    const { session, cacheSalt, adapter } = request;
+    const { session, cacheSalt, adapter, responseFormat } = request;
     return {
       id,
       hop,
@@ -151,6 +151,7 @@ export class Placement {
       creditsOverlap,
       overrides: request.routing,
       adapter,
+      format: role === 'prefill' ? undefined : responseFormat?.type,
       excluded,
       session: session === undefined || host.sessions === undefined ? undefined : sessionKey(cacheSalt, session, role),
       startedAtMs,

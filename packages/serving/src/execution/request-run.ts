@@ -171,6 +171,8 @@ export class RequestRun implements InferenceHandle, AttemptOwner {
   }
 
   #canMove(attempt: Attempt, error: ErrorData): boolean {
+    // A grammar begins at its beginning: what follows a delivered half would be a second whole.
+    if (this.request.responseFormat !== undefined && this.#steps > 0) return false;
     return error.retryable === true && (neverBegan(error) || attempt.depth < this.host.migrationLimit);
   }
 

@@ -16,6 +16,7 @@ import type {
   WorkerOverlap,
   WorkerRecord,
   WorkerRole,
+  ResponseFormat,
 } from '@armature/contracts';
 import type { SessionTable } from '../admission/session-table.ts';
 import { DecisionRing } from './decisions.ts';
@@ -64,6 +65,8 @@ export interface RouteQuery {
   readonly overrides: RoutingOverrides;
   /** LoRA adapter that the worker must have. */
   readonly adapter?: string | undefined;
+  /** Format that the worker must be able to guide decoding to. */
+  readonly format?: ResponseFormat['type'] | undefined;
   /** Key of its session's binding (`sessionKey`); undefined = none. */
   readonly session?: string | undefined;
   /** Instances that have failed this request already. */
@@ -225,7 +228,7 @@ export class ModelRouter {
   route(query: RouteQuery): Route | ArmatureError {
     const wanted = query.hop === 'prefill' ? query.overrides.prefillWorker : query.overrides.worker;
     const dpRank = query.hop === 'prefill' ? query.overrides.prefillDpRank : query.overrides.dpRank;
-    const candidates = this.table.candidates(query.role, query.excluded, { only: wanted, dpRank, taints: query.overrides.requiredTaints, adapter: query.adapter });
+    const candidates = this.table.candidates(query.role, query.excluded, { only: wanted, dpRank, taints: query.overrides.requiredTaints, adapter: query.adapter, format: query.format });
     if (candidates.count === 0) return this.#noWorker(query, wanted);
     const request = this.#fill(query);
     const costs = this.table.costs;
@@ -368,6 +371,13 @@ export class ModelRouter {
     if (adapter !== undefined && this.table.count(query.role, query.excluded) > 0 && this.table.count(query.role, query.excluded, adapter) === 0) {
       return new ArmatureError('SERVING_NO_ADAPTER_WORKER', `no ready ${query.role === 'both' ? '' : `${query.role} `}worker of model "${this.#options.model}" has the adapter "${adapter}"`, {
         hint: 'start a worker that has it, or look at adapters in /workers on the admin listener',
+        retryable: true,
+      });
+    }
+    const { format } = query;
+    if (format !== undefined && this.table.count(query.role, query.excluded) > 0 && !this.table.records().some(({ responseFormats }) => responseFormats?.includes(format))) {
+      return new ArmatureError('SERVING_NO_FORMAT_WORKER', `no ready ${query.role === 'both' ? '' : `${query.role} `}worker of model "${this.#options.model}" can guide decoding to ${format}`, {
+        hint: 'start a worker whose engine can (vllm), or ask for text',
         retryable: true,
       });
     }

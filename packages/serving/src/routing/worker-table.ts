@@ -1,5 +1,5 @@
 // @hot
-import type { Candidates, WorkerRecord, WorkerRole } from '@armature/contracts';
+import type { Candidates, ResponseFormat, WorkerRecord, WorkerRole } from '@armature/contracts';
 import { newCandidateColumns } from './candidate-columns.ts';
 import type { CandidateColumns } from './candidate-columns.ts';
 import { RoleMembers } from './role-members.ts';
@@ -17,6 +17,8 @@ export interface CandidateWishes {
   readonly taints?: readonly string[] | undefined;
   /** The worker must have it. */
   readonly adapter?: string | undefined;
+  /** The worker must be able to guide decoding to it. */
+  readonly format?: ResponseFormat['type'] | undefined;
 }
 
 /** What one request is charged for on one worker, to be taken back exactly. */
@@ -174,9 +176,9 @@ export class WorkerTable {
 
   /** Fills shared candidate columns; valid until the next call. Read-only: those of a whole role are the table's own. */
   candidates(role: WorkerRole, excluded: readonly string[], wishes: CandidateWishes = NO_WISHES): Candidates {
-    const { only, dpRank, taints = NO_TAINTS, adapter } = wishes;
+    const { only, dpRank, taints = NO_TAINTS, adapter, format } = wishes;
     const members = this.#members(role).columns;
-    const isWhole = excluded.length === 0 && only === undefined && dpRank === undefined && taints.length === 0 && adapter === undefined;
+    const isWhole = excluded.length === 0 && only === undefined && dpRank === undefined && taints.length === 0 && adapter === undefined && format === undefined;
     const columns = isWhole ? members : this.#select(members, excluded, wishes);
     this.#fill(columns);
     return columns;
@@ -186,7 +188,7 @@ export class WorkerTable {
     return Object.hasOwn(this.#roles, role) ? this.#roles[role] : this.#strangers;
   }
 
-  #select(members: CandidateColumns, excluded: readonly string[], { only, dpRank, taints = NO_TAINTS, adapter }: CandidateWishes): CandidateColumns {
+  #select(members: CandidateColumns, excluded: readonly string[], { only, dpRank, taints = NO_TAINTS, adapter, format }: CandidateWishes): CandidateColumns {
     const columns = this.#selected;
     let count = 0;
     for (let i = 0; i < members.count; i++) {
@@ -195,6 +197,7 @@ export class WorkerTable {
       if (dpRank !== undefined && record.dpRank !== dpRank) continue;
       if (taints.length > 0 && !taints.every((taint) => record.taints.includes(taint))) continue;
       if (adapter !== undefined && !hasAdapter(record, adapter)) continue;
+      if (format !== undefined && record.responseFormats?.includes(format) !== true) continue;
       columns.slots[count] = members.slots[i];
       columns.totalBlocks[count] = members.totalBlocks[i];
       columns.costPerHour[count] = members.costPerHour[i];

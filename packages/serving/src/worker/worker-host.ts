@@ -290,7 +290,7 @@ export class WorkerHost {
 
   #generate(message: PlaneMessage, stream: PlaneStream): StreamSink {
     this.#lives.refuseIfDraining();
-    const leg = new GenerateLeg(this.#legHost, parseRequestFor(this.engine.info, message), stream);
+    const leg = new GenerateLeg(this.#legHost, parseRequestFor(this.engine, message), stream);
     const source = parseOpaqueSource(message);
     const peers = parsePeers(message);
     this.#metrics.legs.inc();
@@ -306,7 +306,7 @@ export class WorkerHost {
       throw new ArmatureError('SERVING_KV_UNSUPPORTED', `worker ${this.instanceId} cannot pull KV`, { hint: 'its engine has no kv face, or no transport is configured' });
     }
     this.#metrics.legs.inc();
-    const intake = new DecodeIntake(host, parseRequestFor(this.engine.info, message), parsePullSource(message), stream);
+    const intake = new DecodeIntake(host, parseRequestFor(this.engine, message), parsePullSource(message), stream);
     this.#running.add(intake, stream);
     return intake;
   }

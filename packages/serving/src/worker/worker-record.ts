@@ -39,6 +39,7 @@ export function buildWorkerRecord(options: WorkerHostOptions, { instanceId, role
     roleChange: abilities.roleChange,
     firstToken: abilities.firstToken,
     ...(info.adapters === undefined ? {} : { adapters: info.adapters }),
+    ...(abilities.responseFormats === undefined ? {} : { responseFormats: abilities.responseFormats }),
     modelFingerprint: info.modelFingerprint,
     layoutFingerprint: arena?.layoutFingerprint ?? kv?.connector?.format().layoutFingerprint ?? '',
     ...(kvConversion === undefined ? {} : { kvConversion }),
