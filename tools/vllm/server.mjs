@@ -29,8 +29,8 @@ export const VLLM_ENV = {
   VLLM_NIXL_SIDE_CHANNEL_HOST: '127.0.0.1',
 };
 
-/** Flags beside the model, the address and the block size. */
-export const VLLM_FLAGS = ['--dtype', 'float32', '--max-model-len', '2048', '--max-num-seqs', '8', '--enforce-eager', '--enable-prefix-caching', '--distributed-executor-backend', 'uni', '--kv-cache-memory-bytes', '64M', '--enable-prompt-tokens-details', '--enable-scale-out'];
+/** Flags beside the model, the address and the block size. Where a grammar lets it, the demo model writes white space for ever. */
+export const VLLM_FLAGS = ['--dtype', 'float32', '--max-model-len', '2048', '--max-num-seqs', '8', '--enforce-eager', '--enable-prefix-caching', '--distributed-executor-backend', 'uni', '--kv-cache-memory-bytes', '64M', '--enable-prompt-tokens-details', '--enable-scale-out', '--structured-outputs-config', JSON.stringify({ backend: 'xgrammar', disable_any_whitespace: true })];
 
 export const NIXL_CONNECTOR = { kv_connector: 'NixlConnector', kv_role: 'kv_both', kv_buffer_device: 'cpu' };
 

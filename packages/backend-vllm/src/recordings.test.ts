@@ -39,7 +39,7 @@ const recordings = readdirSync(folder)
 /** What becomes of those that vLLM does not serve. All others finish. */
 const FAILURES: Readonly<Record<string, readonly [code: RegExp, message: RegExp]>> = {
   unknownModel: [/^VLLM_REFUSED$/, /does not exist/],
-  tokenAboveVocabulary: [/^VLLM_(REFUSED|FAILED)$/, /out of vocabulary/],
+  tokenAboveVocabulary: [/^(VLLM_REFUSED|ENGINE_REQUEST_UNSUPPORTED)$/, /out of vocabulary/],
   promptTooLong: [/^VLLM_REFUSED$/, /maximum context length/],
   badField: [/^VLLM_REFUSED$/, /temperature must be non-negative/],
   prefill: [/^VLLM_NO_TRANSFER$/, /no kv_transfer_params/],

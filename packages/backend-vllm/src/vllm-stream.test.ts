@@ -97,7 +97,7 @@ describe('finish codes', () => {
     ['null', ['data: null\n\n', done], 'VLLM_STREAM_INVALID', true],
     ['a number', ['data: 5\n\n', done], 'VLLM_STREAM_INVALID', true],
     ['choices that are none', ['data: {"choices":"x"}\n\n', done], 'VLLM_STREAM_INVALID', true],
-    ['an error about the request', ['data: {"error":{"message":"bad","type":"BadRequestError","param":null,"code":400}}\n\n', done], 'VLLM_FAILED', undefined],
+    ['an error about the request', ['data: {"error":{"message":"bad","type":"BadRequestError","param":null,"code":400}}\n\n', done], 'ENGINE_REQUEST_UNSUPPORTED', undefined],
     ['an error in the old form', ['data: {"object":"error","message":"dead","code":500}\n\n', done], 'VLLM_FAILED', true],
   ])('%s is a failure, not an empty success', async (_what, parts, code, retryable) => {
     server.answer = streaming(...parts);

@@ -100,7 +100,7 @@ export interface CompletionChunk {
 
 /**
  * One completion, or one event of a stream. An error, or a choice that vLLM gave up, is thrown: no request ends as an empty success.
- * Throws `VLLM_STREAM_INVALID`, `VLLM_FAILED`.
+ * Throws `VLLM_STREAM_INVALID`, `VLLM_FAILED`, `ENGINE_REQUEST_UNSUPPORTED`.
  */
 export function parseChunk(data: string): CompletionChunk {
   let chunk: CompletionChunk | null | undefined;
@@ -113,10 +113,16 @@ export function parseChunk(data: string): CompletionChunk {
     throw new ArmatureError('VLLM_STREAM_INVALID', `the answer brought ${JSON.stringify(data.slice(0, 80))}, which is not a completion`, { retryable: true, hint: 'is engine.config.baseUrl a vLLM server, without a proxy that changes answers?' });
   }
   const error = chunk.error ?? (chunk.object === 'error' ? chunk : undefined);
-  if (error !== undefined) throw new ArmatureError('VLLM_FAILED', `vLLM: ${error.message ?? 'an error without a message'}`, { retryable: isWorthRetrying(Number(error.code)), hint: 'see the log of the vLLM server' });
+  if (error !== undefined) throw errorIn(error);
   const given = chunk.choices?.find(({ finish_reason: reason }) => reason === 'abort' || reason === 'error');
   if (given !== undefined) throw new ArmatureError('VLLM_FAILED', `vLLM gave the request up (${given.finish_reason})`, { retryable: true, hint: 'see the log of the vLLM server' });
   return chunk;
+}
+
+/** What vLLM finds wrong with a request (a token beyond the vocabulary, a schema that is no grammar) comes in a stream that began with 200. */
+function errorIn({ message = 'an error without a message', code }: ErrorBody): ArmatureError {
+  if (!isWorthRetrying(Number(code))) return new ArmatureError('ENGINE_REQUEST_UNSUPPORTED', `vLLM: ${message}`, { hint: 'change the request as vLLM says' });
+  return new ArmatureError('VLLM_FAILED', `vLLM: ${message}`, { retryable: true, hint: 'see the log of the vLLM server' });
 }
 
 /** The same request may succeed elsewhere or later, unless the status says that the request itself is wrong. */

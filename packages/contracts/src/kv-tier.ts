@@ -163,7 +163,7 @@ export interface KvTierStore {
   readonly capacityBlocks: number;
   /** Rows from `from` on that are held in one unbroken run, as far as known here without I/O. Takes no pin. */
   match(hashes: Int32Array, from: number): number;
-  /** Like `match`, asking the medium where it alone knows (a shared object store). `done` exactly once; by the deadline at the latest. Absent: `match` is exact. */
+  /** Like `match`, asking the medium where it alone knows (a shared object store). `done` exactly once; at the latest `deadlineMs` milliseconds from now. Absent: `match` is exact. */
   probe?(hashes: Int32Array, from: number, deadlineMs: number, done: (blocks: number) => void): KvOperation;
   /** Takes blocks in; rows are independent. A block may be matched once its bytes and its record are complete. */
   store(batch: KvBlockBatch, done: () => void): KvOperation;

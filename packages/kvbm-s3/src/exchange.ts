@@ -65,7 +65,8 @@ export class Wire {
       const { signal, sink } = request;
       if (signal?.aborted) return void reject(signal.reason as Error);
       let abort: ((reason: Error) => void) | undefined;
-      const onAbort = (): void => abort?.(signal!.reason as Error);
+      // Before it has a connection no byte of it is used: it ends here, and where it would begin it is told to stop.
+      const onAbort = (): void => (abort === undefined ? reject(signal!.reason as Error) : abort(signal!.reason as Error));
       signal?.addEventListener('abort', onAbort, { once: true });
       let status = 0;
       let headers: AnswerHeaders = {};
@@ -76,7 +77,7 @@ export class Wire {
         {
           onRequestStart: (controller) => {
             abort = (reason) => controller.abort(reason);
-            if (signal?.aborted) onAbort();
+            if (signal?.aborted) abort(signal.reason as Error);
           },
           onResponseStart: (_controller, code, fields) => {
             status = code;

@@ -1,9 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { ArmatureError } from '@armature/contracts';
-import { realClock } from '@armature/contracts/testing/real-clock';
 import { s3Double, SECRET } from './s3-double.test.support.ts';
 import type { Fault, S3Double } from './s3-double.test.support.ts';
-import { batchOf, chain, configOf, hostOf, loaded, openStore, probed, rightRows, soon, stored, until } from './testing.test.support.ts';
+import { batchOf, chain, configOf, DEADLINE_MS, hostOf, loaded, openStore, probed, rightRows, stored, until } from './testing.test.support.ts';
 
 const BYTES = 4096;
 const [DONE, , MISSING, REFUSED, FAILED, FOREIGN, CANCELED] = [0, 1, 2, 3, 4, 5, 6];
@@ -27,7 +26,7 @@ async function withChain(more = {}) {
   expect(await probed(store, hashes)).toBe(32);
   return { double, endpoint, hashes, host, store };
 }
-const load = async (from: Awaited<ReturnType<typeof withChain>>, deadlineMs = soon()) => {
+const load = async (from: Awaited<ReturnType<typeof withChain>>, deadlineMs = DEADLINE_MS) => {
   const batch = batchOf(from.hashes, 0, 32, BYTES, false);
   const statuses = await loaded(from.store, batch, deadlineMs);
   return { statuses, right: rightRows(batch, BYTES) };
@@ -123,7 +122,7 @@ describe('what does not pass', () => {
     const store = await openStore(configOf(endpoint, { recheckMs: 50, storeTimeoutMs: 300, failuresToOpen: 2 }), host);
     expect(await stored(store, batchOf(hashes, 0, 16, BYTES, true))).toEqual(Array(16).fill(DONE));
     double.fault = () => 'reset';
-    while (host.problems.length === 0) await loaded(store, batchOf(hashes, 0, 16, BYTES, false), realClock.nowMs() + 200);
+    while (host.problems.length === 0) await loaded(store, batchOf(hashes, 0, 16, BYTES, false), 200);
     expect(host.problems).toMatchObject([{ code: 'KVBM_S3_UNAVAILABLE' }]);
     const asked = double.seen.filter(({ key }) => !key.endsWith('/check')).length;
     expect(await loaded(store, batchOf(hashes, 0, 16, BYTES, false))).toEqual(Array(16).fill(MISSING));
@@ -149,19 +148,19 @@ describe('what does not pass', () => {
   it('silence: done by the deadline, and a check decides whether the store is there', async () => {
     const all = await withChain({ requestTimeoutMs: 300 });
     all.double.fault = () => 'hang';
-    const { statuses } = await load(all, realClock.nowMs() + 50);
+    const { statuses } = await load(all, 50);
     expect(statuses).toEqual(Array(32).fill(FAILED));
     await until('it is noticed', () => all.host.problems.length > 0);
     expect(all.host.problems[0]).toMatchObject({ code: 'KVBM_S3_UNAVAILABLE' });
     const unknown = chain(9, 32);
-    expect(await probed(all.store, unknown, 0, realClock.nowMs() + 50)).toBe(0);
+    expect(await probed(all.store, unknown, 0, 50)).toBe(0);
   });
 
   it('a slow answer after the deadline writes no byte any more', async () => {
     const all = await withChain();
     all.double.fault = () => ({ delayMs: 300 });
     const batch = batchOf(all.hashes, 0, 32, BYTES, false);
-    expect(await loaded(all.store, batch, realClock.nowMs() + 50)).toEqual(Array(32).fill(FAILED));
+    expect(await loaded(all.store, batch, 50)).toEqual(Array(32).fill(FAILED));
     await new Promise((resolve) => setTimeout(resolve, 500));
     expect(batch.memory.bytes!.every((byte) => byte === 0)).toBe(true);
     expect(all.host.problems).toEqual([]);
@@ -172,7 +171,7 @@ describe('what does not pass', () => {
     const all = await withChain();
     all.double.fault = () => ({ delayMs: 2000 });
     const batch = batchOf(all.hashes, 0, 32, BYTES, false);
-    expect(await loaded(all.store, batch, soon(), (operation) => setTimeout(() => operation.cancel(), 20))).toEqual(Array(32).fill(CANCELED));
+    expect(await loaded(all.store, batch, DEADLINE_MS, (operation) => setTimeout(() => operation.cancel(), 20))).toEqual(Array(32).fill(CANCELED));
     expect(all.store.match(all.hashes, 0)).toBe(32);
     expect(all.host.problems).toEqual([]);
   });

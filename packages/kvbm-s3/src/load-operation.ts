@@ -1,6 +1,6 @@
 import { setMaxListeners } from 'node:events';
 import { KvBlockStatus } from '@armature/contracts';
-import type { Clock, KvBlockBatch, KvOperation } from '@armature/contracts';
+import type { Clock, KvBlockBatch, KvOperation, Timer } from '@armature/contracts';
 import { Known } from './known-blocks.ts';
 import type { Lane } from './lane.ts';
 import { loadRun } from './loader.ts';
@@ -10,7 +10,8 @@ import { S3Failure } from './s3-failure.ts';
 
 export interface LoadOptions {
   readonly batch: KvBlockBatch;
-  readonly deadlineMs: number;
+  /** On the clock. */
+  readonly expiresAtMs: number;
   readonly index: ObjectIndex;
   readonly lane: Lane;
   /** The row names memory that a block of this tier can go to. */
@@ -35,6 +36,9 @@ export class LoadOperation implements KvOperation {
   readonly #options: LoadOptions;
   readonly #abort: AbortController;
   readonly #copies: number[];
+  /** Runs that wait for their turn, each its rows. */
+  readonly #waiting: Set<readonly number[]>;
+  #timer: Timer | undefined;
   #left: number;
 
   constructor(options: LoadOptions) {
@@ -43,6 +47,8 @@ export class LoadOperation implements KvOperation {
     // One listener per running GET: as many as the lane has.
     setMaxListeners(0, this.#abort.signal);
     this.#copies = [];
+    this.#waiting = new Set();
+    this.#timer = undefined;
     this.#left = options.batch.count;
   }
 
@@ -74,6 +80,15 @@ export class LoadOperation implements KvOperation {
 
   cancel(): void {
     this.#abort.abort(new S3Failure('Canceled', 'cancelled'));
+    this.#leave(KvBlockStatus.Canceled);
+  }
+
+  /** What has not begun ends here: it waits behind the reads of others, which may hang. */
+  #leave(status: KvBlockStatus): void {
+    for (const rows of [...this.#waiting]) {
+      this.#waiting.delete(rows);
+      for (const row of rows) this.#ended(row, status);
+    }
   }
 
   #ended(row: number, status: KvBlockStatus): void {
@@ -82,11 +97,13 @@ export class LoadOperation implements KvOperation {
   }
 
   #settle(): void {
-    if (--this.#left === 0) this.#options.done();
+    if (--this.#left > 0) return;
+    if (this.#timer !== undefined) this.#options.clock.clearTimer(this.#timer);
+    this.#options.done();
   }
 
   #get(run: readonly { readonly row: number; readonly known: number }[]): void {
-    const { batch, index, lane, loader, deadlineMs } = this.#options;
+    const { batch, index, lane, loader, expiresAtMs } = this.#options;
     if (lane.isFull) {
       for (const { row } of run) this.#ended(row, KvBlockStatus.Missing);
       return;
@@ -94,15 +111,20 @@ export class LoadOperation implements KvOperation {
     const { blocks } = index;
     const first = run[0]!.known;
     const [lo, hi, at] = [blocks.firstLo(first), blocks.firstHi(first), blocks.index(first)];
+    const rows = run.map(({ row }) => row);
+    this.#waiting.add(rows);
     lane.run(async () => {
-      const landing = { rows: run.map(({ row }) => row), index: at, hashes: batch.hashes, checksums: batch.checksums, slot: this.#options.slot };
+      if (!this.#waiting.delete(rows)) return;
+      const landing = { rows, index: at, hashes: batch.hashes, checksums: batch.checksums, slot: this.#options.slot };
       const left: (() => void)[] = [];
       // The last row's end is told when what was learned of the object is known here.
       const ended = (row: number, status: KvBlockStatus): void => void left.push(() => this.#ended(row, status));
-      const state = await loadRun(loader, { ...landing, ended }, lo, hi, { deadlineMs, signal: this.#abort.signal });
-      this.#learn(state, lo, hi, landing.rows);
+      const state = await loadRun(loader, { ...landing, ended }, lo, hi, { deadlineMs: expiresAtMs, signal: this.#abort.signal });
+      this.#learn(state, lo, hi, rows);
       for (const end of left) end();
     });
+    const { clock } = this.#options;
+    if (this.#waiting.size > 0) this.#timer ??= clock.setTimer(Math.max(0, expiresAtMs - clock.nowMs()), () => this.#leave(KvBlockStatus.Failed));
   }
 
   #learn(state: Awaited<ReturnType<typeof loadRun>>, lo: number, hi: number, rows: readonly number[]): void {

@@ -156,7 +156,7 @@ export class S3Store implements KvTierStore {
     this.#learn(hashes, (hashes.length >> 1) - 1);
     let isDone = false;
     const { clock } = this.#host;
-    const timer = clock.setTimer(deadlineMs - clock.nowMs(), () => operation?.cancel());
+    const timer = clock.setTimer(deadlineMs, () => operation?.cancel());
     const operation: KvOperation | undefined = walk(
       {
         directory: this.#directory,
@@ -216,7 +216,7 @@ export class S3Store implements KvTierStore {
   load(batch: KvBlockBatch, deadlineMs: number, done: () => void): KvOperation {
     const operation = new LoadOperation({
       batch,
-      deadlineMs,
+      expiresAtMs: this.#host.clock.nowMs() + deadlineMs,
       index: this.#index,
       lane: this.#downloads,
       isUsable: (row) => this.#isUsable(batch, row),

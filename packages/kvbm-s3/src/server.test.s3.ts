@@ -1,5 +1,4 @@
 import { kvTierContract } from '@armature/contracts/testing/kv-tier';
-import { realClock } from '@armature/contracts/testing/real-clock';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { S3Tier } from './s3-tier.ts';
 import { isVersitygw, RealServer } from './server.test.support.ts';
@@ -60,7 +59,7 @@ describe('a real S3 server', () => {
     await own.kill();
     await Promise.all(writing);
     await until('it is noticed', () => host.problems.length > 0 || done.size === 40);
-    while (host.problems.length === 0) await loaded(store, batchOf(hashes, 0, 16, BYTES, false), realClock.nowMs() + 500);
+    while (host.problems.length === 0) await loaded(store, batchOf(hashes, 0, 16, BYTES, false), 500);
     expect(host.problems[0]).toMatchObject({ code: 'KVBM_S3_UNAVAILABLE' });
     expect(await loaded(store, batchOf(hashes, 0, 16, BYTES, false))).toEqual(Array(16).fill(2));
     await own.up();

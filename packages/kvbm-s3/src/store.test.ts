@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { s3Double } from './s3-double.test.support.ts';
-import { batchOf, chain, configOf, hostOf, loaded, openStore, probed, rightRows, seeded, soon, stored, until } from './testing.test.support.ts';
+import { batchOf, chain, configOf, DEADLINE_MS, hostOf, loaded, openStore, probed, rightRows, seeded, stored, until } from './testing.test.support.ts';
 
 const BYTES = 4096;
 const DONE = 0;
@@ -183,7 +183,7 @@ describe('the object tier', () => {
         const blocks = prompt.length / 2;
         expect([round, await probed(reader, prompt)]).toEqual([round, blocks]);
         const batch = batchOf(prompt, 0, blocks, 256, false);
-        await loaded(reader, batch, soon());
+        await loaded(reader, batch, DEADLINE_MS);
         expect(rightRows(batch, 256)).toBe(blocks);
       }
     }

@@ -1,4 +1,4 @@
-import type { Clock, ErrorData, KvBlockBatch, KvMemory, KvOperation, KvRemovalReason, KvTierHost, KvTierStore, Logger, Random } from '@armature/contracts';
+import type { ErrorData, KvBlockBatch, KvMemory, KvOperation, KvRemovalReason, KvTierHost, KvTierStore, Logger, Random } from '@armature/contracts';
 import { realClock } from '@armature/contracts/testing/real-clock';
 import { afterEach } from 'vitest';
 import type { S3TierConfig } from './config.ts';
@@ -120,18 +120,17 @@ export function rightRows(batch: KvBlockBatch, blockBytes: number): number {
   return right;
 }
 
-const DEADLINE_MS = 20_000;
-export const soon = (clock: Clock = realClock): number => clock.nowMs() + DEADLINE_MS;
-
+/** Milliseconds from now. */
+export const DEADLINE_MS = 20_000;
 export function stored(store: KvTierStore, batch: KvBlockBatch): Promise<number[]> {
   return new Promise((resolve) => void store.store(batch, () => resolve([...batch.statuses])));
 }
 
-export function loaded(store: KvTierStore, batch: KvBlockBatch, deadlineMs = soon(), started: (operation: KvOperation) => void = () => {}): Promise<number[]> {
+export function loaded(store: KvTierStore, batch: KvBlockBatch, deadlineMs = DEADLINE_MS, started: (operation: KvOperation) => void = () => {}): Promise<number[]> {
   return new Promise((resolve) => started(store.load(batch, deadlineMs, () => resolve([...batch.statuses]))));
 }
 
-export function probed(store: KvTierStore, hashes: Int32Array, from = 0, deadlineMs = soon()): Promise<number> {
+export function probed(store: KvTierStore, hashes: Int32Array, from = 0, deadlineMs = DEADLINE_MS): Promise<number> {
   return new Promise((resolve) => void store.probe!(hashes, from, deadlineMs, resolve));
 }
 

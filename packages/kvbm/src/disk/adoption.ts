@@ -22,6 +22,10 @@ export function adoptBlocks(index: StoreIndex, table: BlockTable): { readonly ke
       continue;
     }
     const older = table.find(lo, hi);
+    if (older === -1) {
+      index.invalidate(slot);
+      continue;
+    }
     table.invalidate(older, 'failed');
     index.invalidate(older);
     doubled++;

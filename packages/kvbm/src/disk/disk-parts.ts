@@ -1,5 +1,6 @@
-import type { Clock, KvBlockBatch, KvBlockMover, KvRemovalReason } from '@armature/contracts';
+import type { Clock, KvBlockBatch, KvBlockMover } from '@armature/contracts';
 import type { BlockTable } from '../store/block-table.ts';
+import type { Removals } from '../store/removals.ts';
 import type { Health } from './health.ts';
 import type { Medium } from './medium.ts';
 import type { Throttle } from './throttle.ts';
@@ -37,38 +38,6 @@ export interface DiskParts {
   medium(): Medium | undefined;
   /** Writes changed records soon. */
   scheduleFlush(): void;
-}
-
-/** Gathers blocks that are gone, to report those of one call together. */
-export class Removals {
-  readonly #report: (hashes: Int32Array, count: number, reason: KvRemovalReason) => void;
-  #hashes = new Int32Array(64);
-  #count = 0;
-  #reason: KvRemovalReason = 'evicted';
-
-  constructor(report: (hashes: Int32Array, count: number, reason: KvRemovalReason) => void) {
-    this.#report = report;
-  }
-
-  add(lo: number, hi: number, reason: KvRemovalReason): void {
-    if (reason !== this.#reason) this.flush();
-    this.#reason = reason;
-    if (2 * this.#count === this.#hashes.length) {
-      const hashes = new Int32Array(this.#hashes.length * 2);
-      hashes.set(this.#hashes);
-      this.#hashes = hashes;
-    }
-    this.#hashes[2 * this.#count] = lo;
-    this.#hashes[2 * this.#count + 1] = hi;
-    this.#count++;
-  }
-
-  flush(): void {
-    if (this.#count === 0) return;
-    const count = this.#count;
-    this.#count = 0;
-    this.#report(this.#hashes.subarray(0, 2 * count), count, this.#reason);
-  }
 }
 
 /** Blocks of another size: no row of the batch can be right. */

@@ -1,10 +1,10 @@
 import type { ErrorData, KvBlockBatch, KvOperation, KvRecordVisitor, KvRemovalReason, KvTierHost, KvTierStats, KvTierStore } from '@armature/contracts';
 import { BlockTable } from '../store/block-table.ts';
+import { Removals } from '../store/removals.ts';
 import { adoptBlocks } from './adoption.ts';
 import type { DiskConfig } from './disk-config.ts';
 import type { DiskIo } from './disk-io.ts';
 import { mediumProblem } from './errors.ts';
-import { Removals } from './disk-parts.ts';
 import type { DiskCounters, DiskParts } from './disk-parts.ts';
 import { Health } from './health.ts';
 import { LoadOperation } from './load-operation.ts';
@@ -230,6 +230,8 @@ export class DiskStore implements KvTierStore {
     }
     this.#medium = medium;
     const adopted = adoptBlocks(medium.index, this.#table);
+    // Of older records whose younger ones are held: nobody was told of them.
+    this.#removals.forget();
     this.#counters.recovered += adopted.kept;
     this.#counters.dropped += medium.recovery.dropped + adopted.doubled;
     if (medium.recovery.reset !== undefined) this.#counters.resets++;

@@ -153,7 +153,8 @@ export class StoreOperation implements DiskOperation {
     if (written > 0) this.#parts.measured('store', written, written * geometry.blockBytes, this.#parts.clock.nowMs() - this.#startedMs);
     index.flushed((error) => {
       if (error !== undefined) this.#parts.health.writeFailed(error);
-      this.#register(error !== undefined);
+      // Let go of meanwhile: what is written there is in no file of the store any more.
+      this.#register(error !== undefined || this.#parts.medium() !== this.#medium);
     });
   }
 

@@ -34,7 +34,8 @@ export class Throttle {
       return NOTHING;
     }
     const nowMs = this.#clock.nowMs();
-    const paidUntilMs = Math.max(nowMs, this.#paidUntilMs) + bytes / this.#bytesPerMs;
+    const costMs = bytes / this.#bytesPerMs;
+    const paidUntilMs = Math.max(nowMs, this.#paidUntilMs) + costMs;
     if (paidUntilMs > latestMs) return undefined;
     this.#paidUntilMs = paidUntilMs;
     let timer: Timer | undefined = this.#clock.setTimer(paidUntilMs - nowMs, () => {
@@ -46,6 +47,8 @@ export class Throttle {
         if (timer === undefined) return;
         this.#clock.clearTimer(timer);
         timer = undefined;
+        // Nothing moved: its time is for those that come later, who wait behind nobody any more.
+        this.#paidUntilMs -= costMs;
       },
     };
   }

@@ -93,13 +93,15 @@ export class Fetches {
     const deadlineMs = isWaited ? limitMs : PROBE_DEADLINE_MS;
     if (!isWaited && parts.clock.nowMs() - this.#askCost.lastSampleMs < this.#askCost.probeIntervalMs) return next();
     this.#askCost.begin(1);
-    pending.operation = (source.store.probe as NonNullable<typeof source.store.probe>)(sequenceHashes, known, deadlineMs, () => {
+    let isAnswered = false;
+    const asking = (source.store.probe as NonNullable<typeof source.store.probe>)(sequenceHashes, known, deadlineMs, () => {
+      isAnswered = true;
       this.#askCost.end(1, startMs, parts.clock.nowMs(), 'done');
       if (isWaited) next();
     });
-    if (isWaited) return;
-    pending.operation = undefined;
-    next();
+    if (!isWaited) return next();
+    // Answered at once: what is to be cancelled by now is the fetch.
+    if (!isAnswered) pending.operation = asking;
   }
 
   #begin(request: KvFetchRequest, startMs: number, pending: Pending, end: (result: KvFetchResult) => void): void {
@@ -154,13 +156,13 @@ export class Fetches {
   #candidates({ sequenceHashes, peers }: KvFetchRequest): Candidate[] {
     const { parts, lower } = this.#options;
     const { host, costs } = parts;
-    const own = lower.all.map((source): Candidate => ({ source: source.name, cost: source.cost, from: source, held: (row) => source.store.match(sequenceHashes, row) }));
+    const own = lower.all.map((source): Candidate => ({ source: source.name, cost: source.cost, from: source, held: (row) => (source.cost.isStuck ? 0 : source.store.match(sequenceHashes, row)) }));
     return [{ source: 'host', cost: costs.host, from: undefined, held: (row) => host.store.match(sequenceHashes, row) }, ...own, ...peers.flatMap((peer) => this.#peerCandidate(peer))];
   }
 
   #peerCandidate(peer: KvPeer): Candidate[] {
     const from = this.peerSource(peer);
-    return from === undefined ? [] : [{ source: 'peer', cost: from.cost, peer, from, held: (row) => Math.max(0, peer.blocks - row) }];
+    return from === undefined ? [] : [{ source: 'peer', cost: from.cost, peer, from, held: (row) => (from.cost.isStuck ? 0 : Math.max(0, peer.blocks - row)) }];
   }
 
   /** Undefined: its blocks mean nothing here, or it cannot be asked. */

@@ -37,6 +37,8 @@ export class HostAccess implements KvHostAccess {
   /** Filled, being checked. */
   readonly #checking = new Set<number>();
   #pinnedBlocks = 0;
+  /** What pulls under way may pin yet. */
+  #pullingBlocks = 0;
   #reservedBlocks = 0;
   #nextId = 1;
   #isClosed = false;
@@ -71,7 +73,7 @@ export class HostAccess implements KvHostAccess {
 
   pull(request: KvHostPull, done: (pin: KvHostPin | undefined) => void): KvOperation {
     const { parts, loads, lower, sourceOf } = this.#options;
-    const room = Math.floor(Math.max(1, MAX_PINNED * parts.host.store.capacityBlocks)) - this.#pinnedBlocks;
+    const room = Math.floor(Math.max(1, MAX_PINNED * parts.host.store.capacityBlocks)) - this.#pinnedBlocks - this.#pullingBlocks;
     const to = Math.min(request.to, request.sequenceHashes.length >> 1, request.from + room);
     if (this.#isClosed || to <= request.from) {
       done(undefined);
@@ -80,14 +82,19 @@ export class HostAccess implements KvHostAccess {
     const { lender } = request;
     const source = lender === undefined ? undefined : sourceOf(lender);
     const pull = new HostPull({ parts, loads, lower, peer: source === undefined ? undefined : { source, blocks: lender?.blocks ?? 0 }, request: { ...request, to, deadlineMs: Math.min(request.deadlineMs, parts.config.fetchDeadlineMs) } }, (blocks, sources) => {
-      this.#pulls.delete(pull);
+      end();
       done(blocks.length === 0 ? undefined : this.#pin(blocks, sources));
     });
+    const wanted = to - request.from;
+    const end = (): void => {
+      if (this.#pulls.delete(pull)) this.#pullingBlocks -= wanted;
+    };
+    this.#pullingBlocks += wanted;
     this.#pulls.add(pull);
     pull.start();
     return {
       cancel: () => {
-        this.#pulls.delete(pull);
+        end();
         pull.cancel();
       },
     };

@@ -25,6 +25,8 @@ export interface Waiter {
 }
 
 const NOTHING: KvOperation = { cancel: () => undefined };
+/** A load that was told to stop gets so long to end. */
+const STOP_GRACE_MS = 20;
 
 /** One batch on its way from a source into host memory, and all who wait for it. */
 class Flight {
@@ -33,18 +35,26 @@ class Flight {
   readonly startMs: number;
   readonly waiters = new Set<(outcome: LoadOutcome) => void>();
   operation: KvOperation = NOTHING;
+  /** Asked for from the source. */
+  bytes = 0;
   isCanceled = false;
+  /** Told to stop and still running. */
+  isStuck = false;
+  grace: Timer | undefined = undefined;
+  readonly #onLeft: () => void;
 
-  constructor(rows: Rows, source: BlockSource, startMs: number) {
+  constructor(rows: Rows, source: BlockSource, startMs: number, onLeft: () => void) {
     this.rows = rows;
     this.source = source;
     this.startMs = startMs;
+    this.#onLeft = onLeft;
   }
 
   leave(waiter: (outcome: LoadOutcome) => void): void {
     if (!this.waiters.delete(waiter) || this.waiters.size > 0) return;
     this.isCanceled = true;
     this.operation.cancel();
+    this.#onLeft();
   }
 }
 
@@ -107,7 +117,7 @@ export class HostLoads {
   #launch(rows: Rows, source: BlockSource, waiter: Waiter): Flight {
     const { clock } = this.#parts;
     const id = this.#nextId++;
-    const flight = new Flight(rows, source, clock.nowMs());
+    const flight = new Flight(rows, source, clock.nowMs(), () => this.#left(id, flight));
     this.#flights.set(id, flight);
     for (let row = 0; row < rows.count; row++) this.#byHash.set(rows.hashes[2 * row], rows.hashes[2 * row + 1], id);
     // Deferred: whoever asked has joined before anything can end.
@@ -124,9 +134,22 @@ export class HostLoads {
     if (given < rows.count) this.#parts.hostFull();
     if (given === 0) return this.#end(id, flight, 'full');
     const batch = batchOf(slice(rows, 0, given), host.store.memory, blocks.subarray(0, given));
-    const bytes = given * blockBytes;
-    source.cost.begin(bytes);
-    flight.operation = source.load(batch, deadlineMs, () => this.#landed({ id, flight, batch, bytes, isWhole: given === rows.count, urgency }));
+    flight.bytes = given * blockBytes;
+    source.cost.begin(flight.bytes);
+    flight.operation = source.load(batch, deadlineMs, () => this.#landed({ id, flight, batch, isWhole: given === rows.count, urgency }));
+  }
+
+  /** Nobody waits any more. A medium that hangs would keep the host blocks of one load after the other, and no load would end to say how slow it is. */
+  #left(id: number, flight: Flight): void {
+    if (flight.bytes === 0 || !this.#flights.has(id)) return;
+    const { clock, log } = this.#parts;
+    const { source, bytes, startMs } = flight;
+    flight.grace = clock.setTimer(STOP_GRACE_MS, () => {
+      flight.grace = undefined;
+      flight.isStuck = true;
+      if (!source.cost.isStuck) log.warn('a source of KV blocks does not answer, not even to stop: nothing is asked of it until it does', { source: source.name, blocks: flight.rows.count });
+      source.cost.stuck(bytes, startMs, clock.nowMs());
+    });
   }
 
   #landed(landing: Landing): void {
@@ -141,7 +164,7 @@ export class HostLoads {
 
   #settle(landing: Landing, loaded: KvBlockBatch, found: Int32Array): void {
     const { host, clock, metrics, log } = this.#parts;
-    const { id, flight, bytes, batch, isWhole } = landing;
+    const { id, flight, batch, isWhole } = landing;
     const { source } = flight;
     const isGood = (row: number): boolean => found[2 * row] === loaded.checksums[2 * row] && found[2 * row + 1] === loaded.checksums[2 * row + 1];
     const good = keepRows(loaded, isGood);
@@ -157,19 +180,23 @@ export class HostLoads {
       source.corrupt(bad.hashes, bad.count);
     }
     const outcome = bad.count > 0 ? 'corrupt' : outcomeOf(batch, flight.isCanceled, isWhole);
-    this.#account(flight, bytes, outcome, clock.nowMs(), loaded.count);
+    this.#account(flight, outcome, clock.nowMs(), loaded.count);
     this.#end(id, flight, outcome);
   }
 
-  #account({ source, startMs, isCanceled }: Flight, bytes: number, outcome: LoadOutcome, nowMs: number, loaded: number): void {
-    if (outcome === 'done' || outcome === 'full' || outcome === 'corrupt') source.cost.end(bytes, startMs, nowMs, 'done');
+  #account({ source, startMs, isCanceled, isStuck, bytes }: Flight, outcome: LoadOutcome, nowMs: number, loaded: number): void {
+    if (isStuck) source.cost.unstuck(bytes);
+    else if (outcome === 'done' || outcome === 'full' || outcome === 'corrupt') source.cost.end(bytes, startMs, nowMs, 'done');
     else if (outcome === 'missing' || (isCanceled && nowMs - startMs < source.cost.predictMs(0))) source.cost.forget(bytes);
     else source.cost.end(bytes, startMs, nowMs, verdictOf(outcome));
     if (loaded > 0 && source.name === 'peer') this.#parts.metrics.moved('peer', 'load', loaded * this.#parts.blockBytes, nowMs - startMs);
   }
 
-  #end(id: number, { rows, waiters }: Flight, outcome: LoadOutcome): void {
+  #end(id: number, flight: Flight, outcome: LoadOutcome): void {
+    const { rows, waiters } = flight;
     this.#flights.delete(id);
+    if (flight.grace !== undefined) this.#parts.clock.clearTimer(flight.grace);
+    flight.grace = undefined;
     for (let row = 0; row < rows.count; row++) this.#byHash.delete(rows.hashes[2 * row], rows.hashes[2 * row + 1]);
     for (const waiter of [...waiters]) waiter(outcome);
   }
@@ -184,7 +211,6 @@ interface Landing {
   readonly id: number;
   readonly flight: Flight;
   readonly batch: KvBlockBatch;
-  readonly bytes: number;
   readonly isWhole: boolean;
   readonly urgency: Waiter['urgency'];
 }

@@ -86,8 +86,10 @@ export class Landing implements KvOperation {
     const { blocks, from } = this.#rows;
     const found = new Int32Array(2 * this.#good);
     checks.compute(device, blocks.slice(from, from + this.#good), this.#hashes, found, 'request', () => {
+      // The engine may have the blocks again, and have written there.
+      if (this.#isCanceled) return;
       this.#good = this.#judge(found);
-      if (!this.#isCanceled) this.#landed();
+      this.#landed();
     });
   }
 

@@ -9,6 +9,8 @@ import type { Rows } from './row-queue.ts';
 
 /** Loans at once; more are refused, and the peers recompute. */
 const MAX_LOANS = 256;
+/** Longest time until a loan has to be renewed, whatever the borrower asks for: a lost one costs its blocks no longer. */
+const MAX_TTL_MS = 60_000;
 /** Share of the host tier that may be lent. */
 const MAX_LENT = 0.5;
 
@@ -63,7 +65,8 @@ export class Loans {
       return;
     }
     const upTo = Math.min(from + rows, from + held + missing.blocks);
-    this.#bring(promptRows(hashes, from + held, upTo, 0), missing.source, deadlineMs, () => done(this.#lendHeld(hashes, from, rows, ttlMs)));
+    const owner = this.#parts.lower.find(({ store }) => store === missing.source.store)?.owners.of(hashes[2 * (from + held)], hashes[2 * (from + held) + 1]) ?? 0;
+    this.#bring(promptRows(hashes, from + held, upTo, owner), missing.source, deadlineMs, () => done(this.#lendHeld(hashes, from, rows, ttlMs)));
   }
 
   #bring(rows: Rows, source: BlockSource, deadlineMs: number, done: () => void): void {
@@ -98,7 +101,7 @@ export class Loans {
 
   #hasRoom(rows: number): boolean {
     const { capacityBlocks } = this.#parts.host.store;
-    return rows > 0 && !this.#isClosed && this.#loans.size < MAX_LOANS && this.#lentBlocks + rows <= Math.max(1, MAX_LENT * capacityBlocks);
+    return rows > 0 && !this.#isClosed && this.#loans.size + this.#waiting.size < MAX_LOANS && this.#lentBlocks + rows <= Math.max(1, MAX_LENT * capacityBlocks);
   }
 
   #lendHeld(hashes: Int32Array, from: number, rows: number, ttlMs: number): KvLoan | undefined {
@@ -121,7 +124,7 @@ export class Loans {
   }
 
   #timer(lease: number, ttlMs: number): Timer {
-    return this.#parts.clock.setTimer(ttlMs, () => this.#end(lease));
+    return this.#parts.clock.setTimer(Math.min(ttlMs, MAX_TTL_MS), () => this.#end(lease));
   }
 
   #end(lease: number): boolean {

@@ -35,9 +35,10 @@ export class LowerSources {
     });
   }
 
-  /** The first tier that holds the row, and how many from it on. Undefined: none. */
+  /** The first tier that holds the row and answers, and how many from it on. Undefined: none. */
   best(hashes: Int32Array, from: number): { readonly source: TierSource; readonly blocks: number } | undefined {
     for (const source of this.all) {
+      if (source.cost.isStuck) continue;
       const blocks = source.store.match(hashes, from);
       if (blocks > 0) return { source, blocks };
     }

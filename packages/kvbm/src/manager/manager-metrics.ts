@@ -1,4 +1,4 @@
-import type { Counter, Family, Histogram, KvTier, Metrics, MetricSpec } from '@armature/contracts';
+import type { Counter, Family, Gauge, Histogram, KvTier, Metrics, MetricSpec } from '@armature/contracts';
 import type { BlockManagerStats, KvFetchRun, KvFetchSource } from './face.ts';
 
 const SECONDS = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30];
@@ -34,22 +34,35 @@ export class ManagerMetrics {
     this.#fetches = metrics.counter(family('fetch_runs_total', 'Runs of prompt blocks by source and outcome of fetch-or-recompute.', 'source', 'outcome'));
     this.#prefetched = metrics.counter(family('prefetched_blocks_total', 'Blocks brought from a tier to host memory before their request was fetched for.', 'tier'));
     this.#wait = metrics.histogram({ ...family('fetch_wait_seconds', 'How long requests waited for blocks.'), buckets: SECONDS }).with(...labels);
-    const gauge = (name: string, help: string): ReturnType<Metrics['gauge']> => metrics.gauge(family(name, help, 'tier'));
+    const shares = new Map<string, Share>();
+    const gauge = (name: string, help: string): ((tier: string, value: number) => void) => {
+      const gauges = metrics.gauge(family(name, help, 'tier'));
+      return (tier, value) => {
+        const key = `${name} ${tier}`;
+        const share = shares.get(key) ?? new Share(gauges.with(...labels, tier));
+        shares.set(key, share);
+        share.set(value);
+      };
+    };
     const held = gauge('held_blocks', 'Blocks that a tier holds.');
     const pinned = gauge('pinned_blocks', 'Blocks that running operations and leases keep in a tier.');
     const capacity = gauge('capacity_blocks', 'Blocks that a tier has room for.');
-    const queued = metrics.gauge(family('queued_offload_blocks', 'Blocks that wait to be copied down.')).with(...labels);
-    this.#unregister = metrics.onCollect(() => {
+    const queued = new Share(metrics.gauge(family('queued_offload_blocks', 'Blocks that wait to be copied down.')).with(...labels));
+    const forget = metrics.onCollect(() => {
       const now = stats();
       if (now === undefined) return;
       const { tiers, queuedOffloads } = now;
       queued.set(queuedOffloads);
       for (const { tier, heldBlocks, pinnedBlocks, capacityBlocks } of tiers) {
-        held.with(...labels, tier).set(heldBlocks);
-        pinned.with(...labels, tier).set(pinnedBlocks);
-        capacity.with(...labels, tier).set(capacityBlocks);
+        held(tier, heldBlocks);
+        pinned(tier, pinnedBlocks);
+        capacity(tier, capacityBlocks);
       }
     });
+    this.#unregister = () => {
+      forget();
+      for (const share of [queued, ...shares.values()]) share.set(0);
+    };
   }
 
   /** Verification failures of this manager, all tiers together. */
@@ -101,5 +114,20 @@ export class ManagerMetrics {
 
   close(): void {
     this.#unregister();
+  }
+}
+
+/** One worker's part of a gauge that the workers of a pool have together. */
+class Share {
+  readonly #gauge: Gauge;
+  #value = 0;
+
+  constructor(gauge: Gauge) {
+    this.#gauge = gauge;
+  }
+
+  set(value: number): void {
+    this.#gauge.add(value - this.#value);
+    this.#value = value;
   }
 }

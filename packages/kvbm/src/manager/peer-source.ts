@@ -65,9 +65,14 @@ class PeerRead implements KvOperation {
 
   start(): void {
     const { calls, clock } = this.#access;
-    const { hashes, count } = this.#batch;
+    const { hashes, parents, count } = this.#batch;
+    // With the block before them: what the lender brings up for this keeps its place in its prompt.
+    const before = parents[0] === 0 && parents[1] === 0 ? 0 : 1;
+    const asked = new Int32Array(2 * (before + count));
+    asked.set(parents.subarray(0, 2 * before));
+    asked.set(hashes.subarray(0, 2 * count), 2 * before);
     this.#limit = clock.setTimer(this.#leftMs(), () => this.cancel());
-    calls.borrow(this.#peer.address, hashes, 0, count, LOAN_TTL_MS, this.#leftMs(), (loan) => {
+    calls.borrow(this.#peer.address, asked, before, before + count, LOAN_TTL_MS, this.#leftMs(), (loan) => {
       if (loan === undefined) this.#end(this.#isCanceled ? KvBlockStatus.Canceled : KvBlockStatus.Missing, 0);
       else if (this.#isOver || this.#isCanceled) this.#giveBack(loan, KvBlockStatus.Canceled);
       else this.#read(loan);

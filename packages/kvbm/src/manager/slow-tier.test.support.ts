@@ -21,6 +21,7 @@ export class SlowTier implements KvTierBackend, KvTierStore {
   stores = 0;
   running = 0;
   readonly held = new Map<string, Held>();
+  readonly #running = new Set<() => void>();
   #host: KvTierHost | undefined = undefined;
   #evictions = 0;
 
@@ -91,6 +92,11 @@ export class SlowTier implements KvTierBackend, KvTierStore {
     return Promise.resolve();
   }
 
+  /** Everything that runs is through at once. */
+  release(): void {
+    for (const through of [...this.#running]) through();
+  }
+
   get #blockBytes(): number {
     return this.#host!.blockBytes;
   }
@@ -104,9 +110,12 @@ export class SlowTier implements KvTierBackend, KvTierStore {
       if (isOver) return;
       isOver = true;
       this.running--;
+      this.#running.delete(through);
       for (let i = 0; i < batch.count; i++) batch.statuses[i] = status ?? this.failure ?? row(i);
       done();
     };
+    const through = (): void => end(undefined);
+    this.#running.add(through);
     clock.setTimer(this.isStubborn ? neededMs : Math.min(neededMs, deadlineMs), () => end(this.isStubborn || neededMs <= deadlineMs ? undefined : KvBlockStatus.Canceled));
     return { cancel: () => void (this.isStubborn || end(KvBlockStatus.Canceled)) };
   }

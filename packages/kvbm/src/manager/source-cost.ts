@@ -37,6 +37,8 @@ export class SourceCost {
   #good = 0;
   #underWayBytes = 0;
   #lastEndMs = -Infinity;
+  /** Loads that were told to stop and do not end. */
+  #stuck = 0;
 
   constructor(prior: SourcePrior) {
     this.#prior = prior;
@@ -52,6 +54,11 @@ export class SourceCost {
 
   get underWayBytes(): number {
     return this.#underWayBytes;
+  }
+
+  /** It does not even stop what it is told to stop: whatever is begun there now keeps its host blocks for as long. */
+  get isStuck(): boolean {
+    return this.#stuck > 0;
   }
 
   /** From now until `bytes` more have come: one standard deviation on the safe side. */
@@ -90,6 +97,18 @@ export class SourceCost {
     const isBad = verdict !== 'done' || this.#estimate.outliers > 0;
     this.#bad = isBad ? this.#bad + 1 : 0;
     this.#good = isBad ? 0 : this.#good + 1;
+  }
+
+  /** A load that was told to stop has not ended: counted as late now, `unstuck` when it ends after all. */
+  stuck(bytes: number, startMs: number, nowMs: number): void {
+    this.#stuck++;
+    this.end(bytes, startMs, nowMs, 'late');
+    this.#underWayBytes += bytes;
+  }
+
+  unstuck(bytes: number): void {
+    this.#stuck--;
+    this.#underWayBytes -= bytes;
   }
 
   /** Bytes that were asked for and are not coming, without a word on the source: the request went away. */

@@ -30,6 +30,11 @@ export class Removals {
     this.#count++;
   }
 
+  /** Tells nobody of what was added since the last flush. */
+  forget(): void {
+    this.#count = 0;
+  }
+
   flush(): void {
     if (this.#count === 0) return;
     const count = this.#count;

@@ -4,6 +4,7 @@ import { Method, intsField, loanMessage, numberField, parseLoan, stringField } f
 import { callUnary } from './unary.ts';
 
 const LOAN_CALL_TIMEOUT_MS = 2_000;
+const NO_PARENT = new Int32Array(0);
 
 /** Block managers of other workers, over the request plane. */
 export function peerCalls(requests: RequestPlane): KvPeerCalls {
@@ -11,7 +12,8 @@ export function peerCalls(requests: RequestPlane): KvPeerCalls {
     callUnary(requests, address, { method: Method.SettleLoan, message: { type: 'lease', lease }, deadlineMs: LOAN_CALL_TIMEOUT_MS }, (answer) => done(answer?.['valid'] === true));
   return {
     borrow: (...[address, hashes, from, to, ttlMs, deadlineMs, done]) => {
-      const message = { type: 'borrow', sequenceHashes: hashes.subarray(2 * from, 2 * to), ttlMs, deadlineMs };
+      const parent = from === 0 ? {} : { parent: hashes.subarray(2 * from - 2, 2 * from) };
+      const message = { type: 'borrow', sequenceHashes: hashes.subarray(2 * from, 2 * to), ...parent, ttlMs, deadlineMs };
       callUnary(requests, address, { method: Method.Borrow, message, deadlineMs }, (answer) => done(loanOf(answer)));
     },
     renew: (address, lease, ttlMs) =>
@@ -29,11 +31,13 @@ function loanOf(answer: PlaneMessage | undefined): KvLoan | undefined {
   }
 }
 
-/** The lender's side of `borrow`. A loan that nobody waits for any more ends at once. */
+/** The lender's side of `borrow`. A loan that nobody waits for any more ends at once. `parent`: the block before them in their prompt, absent at its start. */
 export function answerBorrow(manager: BlockManager, message: PlaneMessage, stream: PlaneStream): StreamSink {
-  const hashes = intsField(message, 'sequenceHashes');
+  const wanted = intsField(message, 'sequenceHashes');
+  const parent = message['parent'] === undefined ? NO_PARENT : intsField(message, 'parent').subarray(0, 2);
+  const hashes = Int32Array.from([...parent, ...wanted]);
   let isClosed = false;
-  manager.lend(hashes, 0, hashes.length >> 1, numberField(message, 'ttlMs'), numberField(message, 'deadlineMs'), (loan) => {
+  manager.lend(hashes, parent.length >> 1, hashes.length >> 1, numberField(message, 'ttlMs'), numberField(message, 'deadlineMs'), (loan) => {
     if (isClosed) {
       if (loan !== undefined) manager.settleLoan(loan.lease);
       return;
