@@ -31,7 +31,9 @@ interface Served {
   metrics(): Promise<string>;
 }
 
-const attached = ({ url }: SimulatedTrtllm, more = ''): string => `{ use: trtllm, config: { baseUrl: "${url}", canaryIntervalMs: 100, canaryTimeoutMs: 500, probeIntervalMs: 100, eventsBeforeEndMs: 5000, startTimeoutMs: 20000${more} } }`;
+// The servers live in this process: on a loaded machine they are late, which must not read as wedged.
+const attached = ({ url }: SimulatedTrtllm, more: Readonly<Record<string, number>> = {}): string =>
+  `{ use: trtllm, config: ${JSON.stringify({ baseUrl: url, canaryIntervalMs: 100, canaryTimeoutMs: 20_000, probeIntervalMs: 100, probeTimeoutMs: 20_000, eventsBeforeEndMs: 5000, startTimeoutMs: 20_000, ...more })} }`;
 
 async function launch(workers: readonly string[], more = ''): Promise<ArmatureProcess & { readonly ports: readonly [number, number] }> {
   const ports = [await freePort(), await freePort()] as const;
@@ -113,12 +115,16 @@ it('a second turn goes to the server that has the first, by its events; that the
 
 it('a wedged server leaves the pool while /health is well, its requests go to the other, and it comes back', async () => {
   const pair = [await simulated(), await simulated()] as const;
-  const served = await serve(pair.map((server, i) => `{ name: w${i}, engine: ${attached(server, ', idleTimeoutMs: 1000')} }`));
+  // w0 leaves after its first requests have stalled: these are to move.
+  const served = await serve([`{ name: w0, engine: ${attached(pair[0], { idleTimeoutMs: 1000, canaryTimeoutMs: 4000 })} }`, `{ name: w1, engine: ${attached(pair[1])} }`]);
   const inPool = async (): Promise<string[]> => ((await served.get('/workers')) as { instanceId: string; isInhibited?: boolean }[]).filter(({ isInhibited }) => isInhibited !== true).map(({ instanceId }) => instanceId.split('/')[0] ?? '').sort();
   pair[0].fault = 'wedged';
   const texts = await answers(served);
   expect(texts.every((text) => text !== '')).toBe(true);
+  expect(served.armature.output).toMatch(/"code":"TRTLLM_STREAM_STALLED"[^\n]*"from":"w0\/0@[^\n]*request moves to another worker/);
   await poll(inPool).toEqual(['w1']);
+  expect(served.armature.output).toMatch(/"worker":"w0\/0[^\n]*"code":"TRTLLM_WEDGED"/);
+  expect(served.armature.output).not.toMatch(/"worker":"w1\/0[^\n]*"code":"TRTLLM_WEDGED"/);
   pair[0].fault = 'none';
   await poll(inPool).toEqual(['w0', 'w1']);
 }, 120_000);
