@@ -1,5 +1,7 @@
 export { BlockTable } from './store/block-table.ts';
 export type { BlockTableOptions, RemovalListener } from './store/block-table.ts';
+export { HostStore } from './host/host-store.ts';
+export type { HostStoreMemory } from './host/host-store.ts';
 export { HostTier } from './host/host-tier.ts';
 export type { HostTierConfig } from './host/host-tier.ts';
 export { hostTier } from './host/plugin.ts';

@@ -1,7 +1,6 @@
 import { fileURLToPath } from 'node:url';
 import { ArmatureError } from '@armature/contracts';
-import type { WorkerRole } from '@armature/contracts';
-import { sizeBytes } from '@armature/kvbm';
+import type { PluginDescriptor, WorkerRole } from '@armature/contracts';
 import { parse, stringify } from 'yaml';
 import type { HardwareModel, SimulationSettings } from './settings.ts';
 
@@ -34,6 +33,8 @@ export interface ConfigChanges {
   readonly records: number;
   /** Other numbers of workers, by pool. */
   readonly replicas: Readonly<Record<string, number>>;
+  /** Those that the file may name: what its KV tiers are is asked of them. */
+  readonly plugins: readonly PluginDescriptor[];
 }
 
 type Raw = Record<string, unknown>;
@@ -74,7 +75,7 @@ export function simulatedConfig(text: string, settings: SimulationSettings, chan
         startupMs,
         blockSize,
       });
-      const kvbm = simulatedTiers(worker['kvbm'] as Raw | undefined, blockSize * settings.network.kvBytesPerToken, (what) => assumptions.push(`${name}: ${what}`));
+      const kvbm = simulatedKvbm(worker['kvbm'] as Raw | undefined, { plugins: changes.plugins, blockBytes: blockSize * settings.network.kvBytesPerToken, assume: (what) => assumptions.push(`${name}: ${what}`) });
       return { ...without(worker, ['kvbm']), ...(kvbm === undefined ? {} : { kvbm }), maxReplicas: worker['maxReplicas'] ?? worker['replicas'] ?? 1, replicas: 0, engine: { use: 'mock', config: { ...engine.config, startupMs, vocabSize: VOCABULARY, kvCheck: 'none', lookaheadMs: changes.lookaheadMs } } };
     });
     return { ...model, source: MODEL_FOLDER, preprocessor: { use: 'simulated' }, workers };
@@ -113,21 +114,21 @@ function simulatedEngine(worker: Raw, machine: HardwareModel | undefined, blockS
   };
 }
 
-/** A block of the simulated engine is one byte, which takes this much of a host tier. */
-const HOST_BLOCK_BYTES = 4_096;
-/** As the host tier has it. */
-const DEFAULT_HOST_CAPACITY = '256MiB';
-
-/** Host tiers with as many blocks as they would hold. Disks and object stores would take real time, which does not pass here: they are left out. */
-function simulatedTiers(kvbm: Raw | undefined, blockBytes: number, assume: (what: string) => void): Raw | undefined {
+/** The same policy over simulated tiers that hold as many blocks. Object stores are shared by all workers, which a tier per worker is not: they are left out. */
+function simulatedKvbm(kvbm: Raw | undefined, options: { readonly plugins: readonly PluginDescriptor[]; readonly blockBytes: number; readonly assume: (what: string) => void }): Raw | undefined {
   if (kvbm === undefined) return undefined;
-  const tiers = (kvbm['tiers'] ?? []) as { use?: string; config?: Raw }[];
-  const host = tiers.find(({ use }) => use === 'host');
-  const left = tiers.filter((tier) => tier !== host).map(({ use }) => use);
-  if (left.length > 0) assume(`kvbm tiers ${left.join(', ')} are left out`);
-  if (host === undefined) return undefined;
-  const capacity = sizeBytes((host.config?.['capacity'] ?? DEFAULT_HOST_CAPACITY) as number | string, 'the capacity of the host tier');
-  return { ...kvbm, tiers: [{ use: 'host', config: { ...host.config, capacity: Math.max(1, Math.floor(capacity / blockBytes)) * HOST_BLOCK_BYTES } }] };
+  const left: string[] = [];
+  const tiers: Raw[] = [];
+  for (const { use, config } of (kvbm['tiers'] ?? []) as { use: string; config?: Raw }[]) {
+    const facts = options.plugins.find(({ kind, name }) => kind === 'kv-tier' && name === use)?.facts?.((config ?? {}) as never);
+    const capacityBytes = facts?.['capacityBytes'];
+    const tier = facts?.['tier'];
+    if ((tier === 'host' || tier === 'disk') && typeof capacityBytes === 'number') tiers.push({ use: 'simulated', config: { tier, blocks: Math.max(1, Math.floor(capacityBytes / options.blockBytes)) } });
+    else left.push(use);
+  }
+  if (left.length > 0) options.assume(`kvbm tiers ${left.join(', ')} are left out`);
+  // Blocks have no bytes that could be checked.
+  return tiers.length === 0 ? undefined : { ...kvbm, tiers, verify: false };
 }
 
 function without(object: Raw, keys: readonly string[]): Raw {

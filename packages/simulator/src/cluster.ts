@@ -11,6 +11,8 @@ import type { SimulationSettings } from './settings.ts';
 import { SimulatedScaling, simulatedScaling } from './scaling.ts';
 import { simulatedPreprocessor } from './simulated-preprocessor.ts';
 import { SimulatedRequests } from './simulated-requests.ts';
+import { SimulatedTiers } from './simulated-tiers.ts';
+import type { TierSummary } from './simulated-tiers.ts';
 import { SimulatedTransport } from './simulated-transport.ts';
 import { WorkerClock } from './worker-clock.ts';
 
@@ -40,16 +42,18 @@ export class SimulatedCluster {
   readonly #options: ClusterOptions;
   readonly #requests: SimulatedRequests;
   readonly #transport: SimulatedTransport;
+  readonly #tiers: SimulatedTiers;
   readonly #app: App;
   readonly #workers: Map<string, Living>;
   readonly #clocks: Map<string, WorkerClock>;
   readonly #hours: FleetHours;
 
-  private constructor(options: ClusterOptions, app: App, planes: { readonly requests: SimulatedRequests; readonly transport: SimulatedTransport; readonly clocks: Map<string, WorkerClock> }) {
+  private constructor(options: ClusterOptions, app: App, planes: { readonly requests: SimulatedRequests; readonly transport: SimulatedTransport; readonly tiers: SimulatedTiers; readonly clocks: Map<string, WorkerClock> }) {
     this.#options = options;
     this.#app = app;
     this.#requests = planes.requests;
     this.#transport = planes.transport;
+    this.#tiers = planes.tiers;
     this.#clocks = planes.clocks;
     this.#workers = new Map();
     this.#hours = new FleetHours(options.config.pools, options.clock.nowMs());
@@ -60,6 +64,7 @@ export class SimulatedCluster {
     const { config, settings, clock, seed, plugins, log } = options;
     const { network } = settings;
     const poolOf = (worker: string): SimulatedPool | undefined => config.pools.find(({ model, pool }) => worker.startsWith(`${model}/${pool}/`));
+    const bytesPerBlock = (worker: string): number => (poolOf(worker)?.blockSize ?? 1) * network.kvBytesPerToken;
     const links = new Map(network.links.map((link) => [`${link.from} ${link.to}`, link]));
     const requests = new SimulatedRequests({
       plane: { encode: false, codec: undefined as never, clock, log, highWaterMessages: HIGH_WATER, maxBufferedMessages: MOST_BUFFERED },
@@ -69,14 +74,15 @@ export class SimulatedCluster {
     const transport = new SimulatedTransport({
       clock,
       linkOf: (from, to) => (from === to ? settings.tiers.host : (links.get(`${poolOf(from)?.pool} ${poolOf(to)?.pool}`) ?? network.transfer)),
-      scale: (worker) => (poolOf(worker)?.blockSize ?? 1) * network.kvBytesPerToken,
+      scale: bytesPerBlock,
     });
+    const tiers = new SimulatedTiers({ clock, models: settings.tiers, bytesPerBlock });
     const clocks = new Map<string, WorkerClock>();
     const scaling = new SimulatedScaling(config.pools, log);
     const app = await boot({
       configText: config.text,
       root: deployment as BootOptions['root'],
-      builtins: [...plugins, simulatedPreprocessor as unknown as PluginDescriptor, simulatedScaling(scaling)],
+      builtins: [...plugins, simulatedPreprocessor as unknown as PluginDescriptor, simulatedScaling(scaling), tiers.plugin()],
       clock,
       random: seed,
       logger: log,
@@ -90,7 +96,7 @@ export class SimulatedCluster {
       },
     });
     await clock.runUntilSettled(app.start());
-    const cluster = new SimulatedCluster(options, app, { requests, transport, clocks });
+    const cluster = new SimulatedCluster(options, app, { requests, transport, tiers, clocks });
     const all = config.pools.flatMap((pool) => Array.from({ length: pool.replicas }, (_, i) => cluster.startWorker(pool, i)));
     await clock.runUntilSettled(Promise.all(all));
     cluster.#hours.begin(clock.nowMs());
@@ -104,6 +110,10 @@ export class SimulatedCluster {
 
   get movedBytes(): number {
     return this.#transport.bytes;
+  }
+
+  tiers(): TierSummary[] {
+    return this.#tiers.summary();
   }
 
   model(name: string): ModelHandle {
@@ -177,6 +187,22 @@ export class SimulatedCluster {
     return () => {
       worker.clock?.resume();
       this.#requests.mend(endpoint);
+    };
+  }
+
+  hasDisk(pool: SimulatedPool, index: number): boolean {
+    return this.#tiers.disk(keyOf(pool, index)) !== undefined;
+  }
+
+  /** Its disk is so many times as slow, or without a number fails, until the returned function is called. */
+  hurtDisk(pool: SimulatedPool, index: number, slowdown: number | undefined): () => void {
+    const disk = this.#tiers.disk(keyOf(pool, index));
+    if (disk === undefined) return () => undefined;
+    if (slowdown === undefined) disk.isBroken = true;
+    else disk.slowdown = slowdown;
+    return () => {
+      disk.isBroken = false;
+      disk.slowdown = 1;
     };
   }
 

@@ -38,6 +38,7 @@ export function htmlReport(result: SimulationResult, title: string): string {
     plot('Workers', 'ordered', pools.map(({ pool }) => ({ name: pool, values: intervals.map((row) => row.workers[pool] ?? 0) }))),
     '<h2>Pools</h2>',
     table(['pool', 'hardware', 'worker-hours', 'GPU-hours', 'cost', 'workers started'], pools.map((pool) => [pool.pool, pool.hardware, number(pool.workerHours), number(pool.gpuHours), number(pool.cost), number(pool.started)])),
+    ...(result.tiers.length === 0 ? [] : ['<h2>KV tiers</h2>', table(['tier', 'blocks held', 'of', 'stored', 'loaded', 'evicted', 'failed'], result.tiers.map((tier) => [tier.tier, ...[tier.heldBlocks, tier.capacityBlocks, tier.stores, tier.loads, tier.evictions, tier.failures].map(number)]))]),
     ...(result.faults.length === 0 ? [] : ['<h2>Faults</h2>', table(['minute', 'fault', 'worker'], result.faults.map(({ atMs, kind, worker }) => [number(atMs / 60_000), kind, worker]))]),
     '<h2>What ran</h2>',
     table(['counter', 'value'], [...Object.entries(result.counters).map(([name, value]) => [name, number(value)]), ['KV bytes between workers', number(result.movedBytes)], ['events', number(result.events)]]),
@@ -70,7 +71,7 @@ function chart(minutes: readonly number[], lines: readonly Line[], limit?: numbe
   const x = (minute: number): number => LEFT + ((WIDTH - LEFT - RIGHT) * minute) / last;
   const y = (value: number): number => HEIGHT - BOTTOM - ((HEIGHT - BOTTOM - TOP) * value) / top;
   const parts = [0, 0.25, 0.5, 0.75, 1].map((share) => `<path d="M${LEFT} ${point(y(share * top))}H${WIDTH - RIGHT}" stroke="#e4e4e4"/><text x="${LEFT - 8}" y="${point(y(share * top) + 4)}" text-anchor="end">${number(share * top)}</text>`);
-  for (const share of [0, 0.25, 0.5, 0.75, 1]) parts.push(`<text x="${point(x(share * last))}" y="${HEIGHT - 12}" text-anchor="middle">${number(share * last)} min</text>`);
+  for (const share of [0, 0.25, 0.5, 0.75, 1]) parts.push(`<text x="${point(x(share * last))}" y="${HEIGHT - 12}" text-anchor="${share === 1 ? 'end' : 'middle'}">${number(share * last)} min</text>`);
   if (isLimitSeen) parts.push(`<path d="M${LEFT} ${point(y(limit))}H${WIDTH - RIGHT}" stroke="#b00020" stroke-dasharray="5 4"/>`);
   thinLines.forEach(({ name, values }, i) => {
     const path = values.map((value, k) => (value === null ? '' : `${k === 0 || values[k - 1] === null ? 'M' : 'L'}${point(x(xs[k] ?? 0))} ${point(y(value))}`)).join('');

@@ -37,14 +37,13 @@ export interface NetworkModel {
   readonly detectMs: number;
 }
 
-/** Milliseconds until a tier answers, and its bandwidth. */
+/** Milliseconds until a tier answers, and its bandwidth, of each worker. */
 export interface TierModels {
   readonly host: LinkModel;
   readonly disk: LinkModel;
-  readonly object: LinkModel;
 }
 
-export type FaultKind = 'kill' | 'stop' | 'partition';
+export type FaultKind = 'kill' | 'stop' | 'partition' | 'disk';
 
 /** One fault at a time, or many by a seeded rate. */
 export interface FaultModel {
@@ -57,10 +56,12 @@ export interface FaultModel {
   readonly atMs?: number;
   /** Mean faults per hour over the workers it is about, instead of `atMs`. */
   readonly perHour?: number;
-  /** `stop`, `partition`: until it ends. */
+  /** `stop`, `partition`, `disk`: until it ends. */
   readonly durationMs: number;
   /** `kill`: until its process is started again; start-up follows. Absent: never. */
   readonly restartMs?: number;
+  /** `disk`: so many times as slow. Absent: its operations fail. */
+  readonly slowdown?: number;
 }
 
 export interface SimulationSettings {
@@ -112,13 +113,14 @@ const hardware = object('What workers on this hardware are like.', {
 const fault = object(
   'A fault.',
   {
-    kind: { enum: ['kill', 'stop', 'partition'], description: 'kill: the process is gone. stop: it stands still. partition: nothing reaches it.' },
+    kind: { enum: ['kill', 'stop', 'partition', 'disk'], description: 'kill: the process is gone. stop: it stands still. partition: nothing reaches it. disk: its disk tier fails, or with slowdown is slow.' },
     worker: { type: 'string', pattern: '^[^/]+/\\d+$', description: 'POOL/INDEX.' },
     pool: { type: 'string', description: 'Any worker of this pool. Neither worker nor pool: any worker.' },
     atMs: ms('After the trace began'),
     perHour: { type: 'number', exclusiveMinimum: 0, description: 'Mean faults per hour, instead of atMs.' },
-    durationMs: ms('stop, partition: until it ends', 10_000),
+    durationMs: ms('stop, partition, disk: until it ends', 10_000),
     restartMs: ms('kill: until the process is started again. Absent: never'),
+    slowdown: { type: 'number', minimum: 1, description: 'disk: so many times as slow. Absent: its operations fail.' },
   },
   { required: ['kind'] },
 );
@@ -137,8 +139,8 @@ const schema: JsonSchema = object('How a simulated cluster differs from a real o
     { default: {} },
   ),
   tiers: object(
-    'How fast KV comes and goes below the engine.',
-    { host: link('Host memory.', 0.01, 25), disk: link('Disk.', 0.1, 5), object: link('Object store.', 20, 1) },
+    'How fast KV comes and goes below the engine (`kvbm`).',
+    { host: link('Between the engine and host memory.', 0.01, 25), disk: link('Disk.', 0.1, 5) },
     { default: {} },
   ),
   faults: { type: 'array', default: [], items: fault, description: 'What breaks.' },
@@ -152,6 +154,7 @@ const settingsRoot = definePlugin<'deployment', SimulationSettings>({
   configSchema: schema,
   check: (config, report) => {
     config.faults.forEach((fault, i) => {
+      if (fault.slowdown !== undefined && fault.kind !== 'disk') report({ path: ['faults', i, 'slowdown'], message: `a ${fault.kind} has no slowdown`, hint: 'only disks become slow' });
       if ((fault.atMs === undefined) === (fault.perHour === undefined)) report({ path: ['faults', i], message: 'a fault has either atMs or perHour', hint: 'atMs: once; perHour: again and again' });
     });
   },

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { mock } from '@armature/backend-mock';
 import { SeededRandom } from '@armature/core';
 import type { PluginDescriptor } from '@armature/contracts';
-import { hostTier, kvPolicyPlugins } from '@armature/kvbm';
+import { diskTier, hostTier, kvPolicyPlugins } from '@armature/kvbm';
 import { memoryTransport } from '@armature/nixel';
 import { plannerPlugins } from '@armature/planner';
 import { routerPlugins } from '@armature/router-kv';
@@ -13,7 +13,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { htmlReport, loadSettings, readTrace, simulate, syntheticTrace } from './index.ts';
 import type { SimulateOptions, SimulationResult, TraceRow } from './index.ts';
 
-const plugins = [...servingPlugins, ...routerPlugins, ...plannerPlugins, mock, memoryTransport, hostTier, ...kvPolicyPlugins] as unknown as readonly PluginDescriptor[];
+const plugins = [...servingPlugins, ...routerPlugins, ...plannerPlugins, mock, memoryTransport, hostTier, diskTier, ...kvPolicyPlugins] as unknown as readonly PluginDescriptor[];
 const engine = 'engine: { use: mock, config: { totalBlocks: 4096, maxModelTokens: 65536, vocabSize: 1024, startupMs: 2000 } }';
 const disaggregated = `
 apiVersion: armature/v1
@@ -110,24 +110,78 @@ models:
     expect(result.pools[0].workerHours).toBeLessThan((6 * result.durationMs) / 3_600_000);
   }, 60_000);
 
-  it('keeps blocks in the host tier that the engine has no room for; disks are left out, and that is said', async () => {
-    const kvbm = 'kvbm: { tiers: [{ use: host, config: { capacity: 64GiB } }, { use: disk, config: { capacity: 128GiB } }] }';
-    const tight = (more: string): string => `
+  describe('with tiers below the engine', () => {
+    // The engine holds 160 blocks, the host tier 256 (of 2 MiB), the disk all there are.
+    const tiers = (names: string): string => `, kvbm: { policy: { use: lineage, config: { offload: { host: stored } } }, tiers: [${names}] }`;
+    const [host, wide, disk] = ['{ use: host, config: { capacity: 512MiB } }', '{ use: host, config: { capacity: 64GiB } }', '{ use: disk, config: { capacity: 128GiB } }'];
+    const traceOf = (durationMs: number): TraceRow[] => [...syntheticTrace({ kind: 'steady', durationMs, requestsPerSecond: 4, promptTokens: 600, outputTokens: 10, sharedShare: 0.9, prefixes: 12 }, 16, new SeededRandom(8))];
+    const tiered = async (kvbm: string, settings = '', durationMs = 40_000): Promise<SimulationResult> => {
+      const text = `
 apiVersion: armature/v1
 models:
   - name: demo
     source: "@armature/model-demo"
     blockSize: 16
-    workers: [{ name: all, replicas: 2, ${engine.replace('4096', '160')}${more} }]
+    workers: [{ name: all, replicas: 2, ${engine.replace('4096', '160')}${kvbm} }]
 `;
-    const trace = [...syntheticTrace({ kind: 'steady', durationMs: 40_000, requestsPerSecond: 4, promptTokens: 600, outputTokens: 10, sharedShare: 0.9, prefixes: 12 }, 16, new SeededRandom(8))];
-    const [without, tiered] = [await run({ text: tight(''), trace }), await run({ text: tight(`, ${kvbm}`), trace })];
-    expect(tiered.outcome.finished).toBe(tiered.outcome.requests);
-    expect(tiered.outcome.hitRate ?? 0).toBeGreaterThan((without.outcome.hitRate ?? 0) + 0.1);
-    expect(tiered.counters['armature_kvbm_offloaded_blocks_total']).toBeGreaterThan(100);
-    expect(without.counters['armature_kvbm_offloaded_blocks_total']).toBe(0);
-    expect(tiered.assumptions.join()).toContain('tiers disk are left out');
-    expect(JSON.stringify(await run({ text: tight(`, ${kvbm}`), trace }))).toBe(JSON.stringify(tiered));
+      const result = await run({ text, trace: traceOf(durationMs), settings: await loadSettings(`apiVersion: armature/v1\n${settings}`) });
+      expect(result.outcome.finished).toBe(result.outcome.requests);
+      return result;
+    };
+    const rate = ({ outcome }: SimulationResult): number => outcome.hitRate ?? 0;
+    const tier = ({ tiers: all }: SimulationResult, name: string): SimulationResult['tiers'][number] => all.find((entry) => entry.tier === name) as SimulationResult['tiers'][number];
+
+    it('finds in host memory what the engine has no room for, to the byte the same for a seed', async () => {
+      const [none, much] = [await tiered(''), await tiered(tiers(wide))];
+      expect(rate(much)).toBeGreaterThan(rate(none) + 0.1);
+      expect(much.counters['armature_kvbm_offloaded_blocks_total']).toBeGreaterThan(100);
+      expect(none.tiers).toEqual([]);
+      expect(tier(much, 'host')).toMatchObject({ capacityBlocks: 2 * 32_768, failures: 0 });
+      expect(JSON.stringify(await tiered(tiers(wide)))).toBe(JSON.stringify(much));
+    }, 60_000);
+
+    it('fetches from a disk as far as its speed makes that worth while', async () => {
+      const fast = 'tiers: { disk: { latencyMs: 0.05, gigabytesPerSecond: 100 } }';
+      const slow = 'tiers: { disk: { latencyMs: 50, gigabytesPerSecond: 0.1 } }';
+      const [above, quick, late] = [await tiered(tiers(host)), await tiered(tiers(`${host}, ${disk}`), fast), await tiered(tiers(`${host}, ${disk}`), slow)];
+      expect(rate(quick)).toBeGreaterThan(rate(above) + 0.1);
+      expect(rate(late)).toBeLessThan(rate(quick) - 0.1);
+      expect(tier(quick, 'disk').loads).toBeGreaterThan(2 * tier(late, 'disk').loads);
+      const slowed = (worker: string): string => `{ kind: disk, worker: ${worker}, atMs: 0, durationMs: 1000000000, slowdown: 10000 }`;
+      const hurt = await tiered(tiers(`${host}, ${disk}`), `${fast}\nfaults: [${slowed('all/0')}, ${slowed('all/1')}]`);
+      expect(tier(hurt, 'disk').loads).toBeLessThan(tier(quick, 'disk').loads / 2);
+    }, 60_000);
+
+    it('takes as long to and from host memory as the link does', async () => {
+      const slow = await tiered(tiers(wide), 'tiers: { host: { latencyMs: 40, gigabytesPerSecond: 25 } }');
+      expect(rate(slow)).toBeLessThan(rate(await tiered(tiers(wide))));
+    }, 60_000);
+
+    it('serves on while disks fail, and uses them again afterwards', async () => {
+      const fast = 'tiers: { disk: { latencyMs: 0.05, gigabytesPerSecond: 100 } }';
+      const broken = (durationMs: number): string => `${fast}\nfaults: [{ kind: disk, worker: all/0, atMs: 0, durationMs: ${durationMs} }, { kind: disk, worker: all/1, atMs: 0, durationMs: ${durationMs} }]`;
+      const [always, first] = [await tiered(tiers(`${host}, ${disk}`), broken(1e9), 120_000), await tiered(tiers(`${host}, ${disk}`), broken(10_000), 120_000)];
+      expect(always.faults.map(({ kind }) => kind)).toEqual(['disk', 'disk']);
+      expect(tier(always, 'disk')).toMatchObject({ heldBlocks: 0, loads: 0 });
+      expect(tier(always, 'disk').failures).toBeGreaterThan(100);
+      expect(tier(first, 'disk').loads).toBeGreaterThan(100);
+      expect(rate(first)).toBeGreaterThan(rate(always) + 0.1);
+    }, 60_000);
+
+    it('says which tiers it leaves out', async () => {
+      const result = await tiered(tiers(`${host}, { use: nowhere, config: {} }`));
+      expect(result.assumptions.join()).toContain('tiers nowhere are left out');
+    }, 60_000);
+  });
+
+  it('never mends one fault of a worker by the end of another', async () => {
+    const settings = await loadSettings(`
+apiVersion: armature/v1
+faults:
+  - { kind: stop, worker: decode/0, atMs: 2000, durationMs: 3000 }
+  - { kind: partition, worker: decode/0, atMs: 3000, durationMs: 60000 }
+`);
+    expect((await run({ settings })).faults).toEqual([{ atMs: 2_000, kind: 'stop', worker: 'decode/0' }]);
   }, 60_000);
 
   it.each([
@@ -139,6 +193,7 @@ models:
 
   it('refuses settings with what is wrong', async () => {
     await expect(loadSettings('apiVersion: armature/v1\nfaults: [{ kind: kill }]\n')).rejects.toThrow(/either atMs or perHour/);
+    await expect(loadSettings('apiVersion: armature/v1\nfaults: [{ kind: kill, atMs: 1, slowdown: 2 }]\n')).rejects.toThrow(/a kill has no slowdown/);
     await expect(loadSettings('apiVersion: armature/v1\nnetwork: { transfer: { gigabytesPerSecond: 0 } }\n')).rejects.toMatchObject({ code: 'CONFIG_INVALID' });
   });
 });
@@ -151,6 +206,8 @@ describe('htmlReport', () => {
     expect(html).toContain('a &lt;b&gt; title');
     expect(html.match(/<svg/g)).toHaveLength(6);
     expect(html).not.toMatch(/<script|https?:|NaN|Infinity|undefined/);
+    // The last label of an axis ends where the picture does, instead of beyond it.
+    expect(html.match(/text-anchor="end">[\d.,]+ min</g)).toHaveLength(6);
   }, 60_000);
 
   it('survives a run in which nothing finished', async () => {

@@ -8,6 +8,7 @@ import type { PoolHours } from './fleet-hours.ts';
 import { Outcomes, rounded } from './outcomes.ts';
 import type { IntervalRow, OutcomeSummary, SimulatedObjective } from './outcomes.ts';
 import type { SimulationSettings } from './settings.ts';
+import type { TierSummary } from './simulated-tiers.ts';
 import type { TraceRow } from './trace.ts';
 
 export interface SimulateOptions {
@@ -46,6 +47,8 @@ export interface SimulationResult {
   readonly goodputPerGpuHour: number | null;
   readonly counters: Readonly<Record<string, number>>;
   readonly movedBytes: number;
+  /** Of the tiers below the engines, over all workers; none without `kvbm`. */
+  readonly tiers: readonly TierSummary[];
   readonly faults: readonly FaultRecord[];
   readonly intervals: readonly IntervalRow[];
   readonly assumptions: readonly string[];
@@ -78,7 +81,7 @@ const [DEFAULT_INTERVAL_MS, DEFAULT_LOOKAHEAD_MS, PROGRESS_EVERY] = [10_000, 5_0
 export async function simulate(options: SimulateOptions): Promise<SimulationResult> {
   const { text, settings, seed, plugins, log = silent, replicas = {}, lookaheadMs = DEFAULT_LOOKAHEAD_MS } = options;
   const clock = new VirtualClock();
-  const config = simulatedConfig(text, settings, { lookaheadMs, records: 0, replicas });
+  const config = simulatedConfig(text, settings, { lookaheadMs, records: 0, replicas, plugins });
   const cluster = await SimulatedCluster.start({ config, settings, clock, seed, plugins, log });
   try {
     const name = config.pools[0].model;
@@ -102,6 +105,7 @@ export async function simulate(options: SimulateOptions): Promise<SimulationResu
       goodputPerGpuHour: rounded(outcome.inTime / gpuHours),
       counters: await cluster.counters(COUNTERS),
       movedBytes: cluster.movedBytes,
+      tiers: cluster.tiers(),
       faults: faults.records,
       intervals: run.outcomes.intervals,
       assumptions: config.assumptions,

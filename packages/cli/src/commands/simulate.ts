@@ -33,15 +33,15 @@ export interface SimulateCommandOptions extends TraceOptions {
 
 const [SHARED_SHARE, PREFIXES, DEFAULT_BLOCK_SIZE] = [0.3, 64, 16];
 const PROGRESS_EVERY_MS = 200;
-/** Block numbers that one round of a trace may use, and what they are below. */
-const [ROUND_BLOCKS, MOST_BLOCKS] = [1_000_003, 0x7fffffff];
+/** Block numbers of a trace are below. */
+const MOST_BLOCKS = 0x7fffffff;
 
 /** `armature simulate`: a trace through the cluster of a file, in virtual time. */
 export async function simulateCommand(options: SimulateCommandOptions): Promise<void> {
   const text = readConfig(options.file);
   const trace = traceOf(options, text);
   const settings = await (options.settings === undefined ? loadSettings() : loadSettings(readConfig(options.settings), options.settings));
-  const progress = process.stderr.isTTY ? new Progress(options.requests) : undefined;
+  const progress = process.stderr.isTTY ? new Progress(expectedRequests(options, text)) : undefined;
   const startedMs = performance.now();
   const result = await simulate({
     text,
@@ -72,19 +72,31 @@ export function traceOf(options: TraceOptions, text: string): Iterable<TraceRow>
   return limited(syntheticTrace(shape, blockSize, new SeededRandom(seed).fork('trace')), requests ?? Infinity);
 }
 
-/** The trace once; with a number of requests, as often as it takes, each time with prompts of its own. */
-function* repeated(open: () => Iterable<TraceRow>, requests: number | undefined): Generator<TraceRow> {
+/** The trace once; with a number of requests, as often as it takes, each time with blocks of its own: prompts that come again would all be cached. */
+export function* repeated(open: () => Iterable<TraceRow>, requests: number | undefined): Generator<TraceRow> {
   if (requests === undefined) return yield* open();
   let left = requests;
-  for (let [baseMs, round] = [0, 0]; left > 0; round++) {
+  let highest = 0;
+  for (let baseMs = 0, firstBlock = 0; left > 0; ) {
     let lastMs = 0;
     for (const row of open()) {
       if (left-- <= 0) return;
       lastMs = row.atMs;
-      yield { ...row, atMs: baseMs + row.atMs, blocks: round === 0 ? row.blocks : row.blocks.map((block) => (block + round * ROUND_BLOCKS) % MOST_BLOCKS) };
+      if (firstBlock === 0) for (const block of row.blocks) highest = Math.max(highest, block);
+      yield { ...row, atMs: baseMs + row.atMs, blocks: firstBlock === 0 ? row.blocks : row.blocks.map((block) => firstBlock + block) };
     }
     baseMs += lastMs + 1_000;
+    // Numbers begin again when they run out.
+    firstBlock = firstBlock + 2 * highest + 1 < MOST_BLOCKS ? firstBlock + highest + 1 : 0;
   }
+}
+
+/** How many will come, where that can be known; reads a trace once more, so that what is wrong with it is said before anything runs. */
+function expectedRequests({ trace, requests }: TraceOptions, text: string): number | undefined {
+  if (requests !== undefined || trace === undefined) return requests;
+  let count = 0;
+  for (const _ of readTrace(trace, blockSizeOf(text))) count++;
+  return count;
 }
 
 function* limited(rows: Iterable<TraceRow>, requests: number): Generator<TraceRow> {
@@ -137,7 +149,7 @@ class Progress {
     const nowMs = performance.now();
     if (nowMs - this.#shownMs < PROGRESS_EVERY_MS) return;
     this.#shownMs = nowMs;
-    const share = this.#requests === undefined ? '' : `[${'#'.repeat(Math.round((30 * ended) / this.#requests)).padEnd(30, '.')}] `;
+    const share = this.#requests === undefined ? '' : `[${'#'.repeat(Math.min(30, Math.round((30 * ended) / this.#requests))).padEnd(30, '.')}] `;
     process.stderr.write(`\r${share}${ended.toLocaleString('en-US')} ended, ${(arrived - ended).toLocaleString('en-US')} in flight, ${(virtualMs / 60_000).toFixed(1)} virtual minutes\u001b[K`);
   }
 

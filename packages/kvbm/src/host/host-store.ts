@@ -2,7 +2,6 @@ import { KvBlockStatus, TransferStatus } from '@armature/contracts';
 import type { Clock, KvBlockBatch, KvMemory, KvMemoryTier, KvOperation, KvRecordVisitor, KvRemovalReason, KvTierHost, KvTierStats, Logger, SegmentLocation } from '@armature/contracts';
 import { BlockTable } from '../store/block-table.ts';
 import { Removals } from '../store/removals.ts';
-import type { HostMemory } from './host-memory.ts';
 import { HostTransfer } from './host-transfer.ts';
 
 /** Copies between memories do not hang: this only bounds the wait behind others. */
@@ -12,6 +11,14 @@ const CLOSE_WAIT_MS = 5_000;
 const CLOSE_STEP_MS = 5;
 
 const NOTHING: KvOperation = { cancel: () => undefined };
+
+/** The registered memory that a store stands on, `HostMemory` or another's. */
+export interface HostStoreMemory {
+  readonly memory: KvMemory;
+  readonly location: Extract<SegmentLocation, { type: 'shared' }> | undefined;
+  /** Throws `TRANSFER_SEGMENT_BUSY` while a transfer uses it. */
+  close(): void;
+}
 
 /**
  * The host tier (G2) of one worker: a `BlockTable` over one contiguous memory. Blocks are filled and read in place (`allocate`, `register`, `acquire`) or copied
@@ -25,7 +32,7 @@ export class HostStore implements KvMemoryTier {
   readonly #host: KvTierHost;
   readonly #clock: Clock;
   readonly #log: Logger;
-  readonly #hostMemory: HostMemory;
+  readonly #hostMemory: HostStoreMemory;
   readonly #table: BlockTable;
   readonly #removals: Removals;
   /** Two words a place. */
@@ -43,7 +50,7 @@ export class HostStore implements KvMemoryTier {
   #isClosed: boolean;
   #closing: Promise<void> | undefined;
 
-  constructor(host: KvTierHost, hostMemory: HostMemory) {
+  constructor(host: KvTierHost, hostMemory: HostStoreMemory) {
     const { memory } = hostMemory;
     const places = memory.blocks;
     this.capacityBlocks = places;
