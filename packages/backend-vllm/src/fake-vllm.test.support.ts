@@ -121,7 +121,14 @@ const FIELDS: Readonly<Record<string, (value: unknown) => boolean>> = {
   cache_salt: (value) => typeof value === 'string' && value !== '',
   priority: (value) => isIn(value, -(2 ** 31), 2 ** 31),
   kv_transfer_params: (value) => typeof value === 'object' && value !== null,
+  structured_outputs: (value) => isConstraint(Object.entries(value as object)),
 };
+
+/** One kind of constraint, no more. */
+function isConstraint(entries: readonly (readonly [string, unknown])[]): boolean {
+  const [[kind, value] = []] = entries;
+  return entries.length === 1 && (kind === 'json_object' ? value === true : kind === 'json' && typeof value === 'object' && value !== null);
+}
 
 /** What vLLM would answer with 400: stricter than it, which ignores unknown fields. */
 function problemWith(request: http.IncomingMessage, body: Record<string, unknown>): string | undefined {

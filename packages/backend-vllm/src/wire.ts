@@ -23,7 +23,7 @@ export function completionBody(model: string, request: EngineRequest, sendPriori
     ...(request.cacheSalt === '' ? {} : { cache_salt: request.cacheSalt }),
     // vLLM: lower is sooner; ours: higher is sooner. Without `--scheduling-policy priority` vLLM refuses any but 0.
     ...(request.priority === 0 || !sendPriority ? {} : { priority: -request.priority }),
-    ...(request.leg === 'prefill' ? {} : responseFormat(request)),
+    ...(request.leg === 'prefill' ? {} : structuredOutputs(request)),
     ...(stop.stopTokenIds.length === 0 || request.leg === 'prefill' ? {} : { stop_token_ids: [...stop.stopTokenIds] }),
     ...transferParams(request),
   };
@@ -59,11 +59,10 @@ export function maxNewTokens(request: EngineRequest): number {
   return Math.max(1, request.stop.maxTokens - generatedBefore(request));
 }
 
-/** As OpenAI's clients write it: every version reads it so, whatever its own names for guided decoding. */
-function responseFormat({ responseFormat: format }: EngineRequest): Record<string, unknown> {
+/** In vLLM's own words, which 0.11 to 0.33 heed: `/v1/completions` of 0.11.0 takes `response_format` too, ignores it and answers freely. */
+function structuredOutputs({ responseFormat: format }: EngineRequest): Record<string, unknown> {
   if (format === undefined) return {};
-  if (format.type === 'json_object') return { response_format: { type: 'json_object' } };
-  return { response_format: { type: 'json_schema', json_schema: { name: format.name, schema: JSON.parse(format.schema) as unknown } } };
+  return { structured_outputs: format.type === 'json_object' ? { json_object: true } : { json: JSON.parse(format.schema) as unknown } };
 }
 
 function transferParams(request: EngineRequest): Record<string, unknown> {
