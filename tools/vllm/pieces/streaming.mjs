@@ -4,6 +4,8 @@ import { sumOf, until } from '../check.mjs';
 import { chats } from '../prompts.mjs';
 import { BLOCK_SIZE } from '../server.mjs';
 
+const TRIES = 10;
+
 export async function run({ pair, bench, checks }) {
   const [server] = await pair();
   const yaml = `models: [{ name: demo, source: ${bench.model}, blockSize: ${BLOCK_SIZE}, workers: [{ name: v, engine: { use: vllm, config: { baseUrl: ${JSON.stringify(server.url)} } } }] }]\n`;
@@ -32,10 +34,14 @@ async function answers({ ours, direct, checks }) {
     usage = chunk.usage ?? usage;
   }
   checks.check('a stream has the text of the whole answer', streamed === text && text.length > 0, `${chunks} pieces of ${JSON.stringify(text)}`);
-  // A short answer may be there as a whole before the first read; a long one is not.
-  let pieces = 0;
-  for await (const chunk of await ours.chat.completions.create({ ...body, max_tokens: 256, ignore_eos: true, stream: true })) if ((chunk.choices[0]?.delta.content ?? '') !== '') pieces++;
-  checks.check('a long answer comes in pieces', pieces > 3, pieces);
+  // vLLM's own server on two busy cores sends a whole answer of 256 tokens in one burst now and then, its direct clients see the same; a hop that withholds would do so each time.
+  const tries = [];
+  while (tries.length < TRIES && !(tries.at(-1) > 3)) {
+    let pieces = 0;
+    for await (const chunk of await ours.chat.completions.create({ ...body, max_tokens: 256, ignore_eos: true, stream: true })) if ((chunk.choices[0]?.delta.content ?? '') !== '') pieces++;
+    tries.push(pieces);
+  }
+  checks.check('a long answer comes in pieces', tries.at(-1) > 3, tries);
   checks.check('usage of the stream', usage?.completion_tokens === whole.usage.completion_tokens && usage.prompt_tokens === whole.usage.prompt_tokens, usage);
 
   // Twice, so that both sides are asked with the prompt in vLLM's cache.
@@ -68,28 +74,34 @@ async function cancel({ armature, server, checks }) {
   const usage = async () => sumOf(await server.metrics(), 'vllm:kv_cache_usage_perc');
   await until('vLLM is idle', async () => (await running()) === 0);
   const usageBefore = await usage();
-  const leave = new AbortController();
-  const [messages] = chats(1, { seed: 6, turns: 8, salt: 'cancel' });
-  // ignore_eos: runs to 1,500 tokens, about a minute, unless it is ended.
-  const stream = await armature.client.chat.completions.create({ model: 'demo', messages, stream: true, max_tokens: 1500, temperature: 0, ignore_eos: true }, { signal: leave.signal });
-  let seen = 0;
-  let usageDuring = 0;
-  try {
-    for await (const chunk of stream) {
-      if ((chunk.choices[0]?.delta.content ?? '') === '' || ++seen < 8) continue;
-      if (seen === 8) {
-        usageDuring = await usage();
-        checks.check('vLLM runs it and holds blocks', (await running()) === 1 && usageDuring > usageBefore, `${(usageDuring * 100).toFixed(2)} % of the KV blocks`);
-        leave.abort();
-      }
-    }
-  } catch (error) {
-    if (!leave.signal.aborted) throw error;
-  }
+  let during;
+  for (let attempt = 1; during === undefined && attempt <= TRIES; attempt++) during = await leaveMidway({ client: armature.client, attempt, look: async () => ({ running: await running(), usage: await usage() }) });
+  checks.check('vLLM runs it and holds blocks', during?.running === 1 && during.usage > usageBefore, during);
   const startedMs = performance.now();
   await until('vLLM has dropped it', async () => (await running()) === 0 && (await usage()) <= usageBefore, 20_000);
   checks.check('a client that leaves frees its blocks in vLLM', true, `within ${(performance.now() - startedMs).toFixed(0)} ms`);
   await until('Armature holds nothing of it', async () => (await armature.get('/workers')).every(({ load }) => load.requests === 0), 10_000);
   const record = (await armature.get('/requests?limit=1'))[0];
   checks.check('the record says cancelled', JSON.stringify(record).includes('cancelled'), record.outcome);
+}
+
+/** What `look` sees at the eighth piece of a long answer, after which the client leaves. Undefined: it had ended by then (see TRIES). */
+async function leaveMidway({ client, attempt, look }) {
+  const leave = new AbortController();
+  const [messages] = chats(1, { seed: 6, turns: 8, salt: `cancel ${attempt}` });
+  // ignore_eos: runs to 1,500 tokens, many seconds, unless it is ended.
+  const stream = await client.chat.completions.create({ model: 'demo', messages, stream: true, max_tokens: 1500, temperature: 0, ignore_eos: true }, { signal: leave.signal });
+  let seen = 0;
+  let during;
+  try {
+    for await (const chunk of stream) {
+      if ((chunk.choices[0]?.delta.content ?? '') === '' || ++seen !== 8) continue;
+      const looked = await look();
+      if (looked.running > 0) during = looked;
+      leave.abort();
+    }
+  } catch (error) {
+    if (!leave.signal.aborted) throw error;
+  }
+  return during;
 }
